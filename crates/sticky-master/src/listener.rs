@@ -1,0 +1,230 @@
+//! Where clients connect: addresses, binding, accepting.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use common::sys::readiness;
+use rustix::net::SocketFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Connections that may wait to be accepted; the kernel cuts it to
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `127.0.0.1:3000`, `[::1]:3000`; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// `unix:/path/to/socket`.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("unix: needs a path".to_owned()),
+            Some(path) => Ok(ListenAddress::Unix(path.into())),
+            None => text.parse().map(ListenAddress::Tcp).map_err(|_| {
+                "expected ADDR:PORT, such as 127.0.0.1:3000 or [::1]:3000, or unix:PATH".to_owned()
+            }),
+        }
+    }
+}
+
+/// As a URL where there is one, as text that parses back otherwise.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => write!(f, "http://{address}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An address could not be listened on.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// As it was asked for.
+    pub address: String,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: AsyncFd<OwnedFd>,
+    address: ListenAddress,
+}
+
+impl Listener {
+    /// Binds and listens. A Unix socket that a dead process left behind is
+    /// replaced; a living one is an error.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
+        let bound = match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address),
+            ListenAddress::Unix(path) => bind_unix(path),
+        };
+        let watched = bound.and_then(|(socket, address)| {
+            socket.set_nonblocking(true)?;
+            let socket = readiness::watch(socket.into(), Interest::READABLE)?;
+            Ok(Listener { socket, address })
+        });
+        watched.map_err(|source| BindError {
+            address: match address {
+                ListenAddress::Tcp(address) => address.to_string(),
+                unix => unix.to_string(),
+            },
+            source,
+        })
+    }
+
+    /// The address with the port that it has in fact.
+    pub(crate) fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// The next connection and its address. Safe to cancel. An error may be of
+    /// the one connection or of this process (no descriptors): see
+    /// `accept_pause`.
+    pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::acceptfrom_with(self.socket.as_fd(), flags) {
+                Ok((fd, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    return Ok((fd, peer));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let ListenAddress::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(Socket, ListenAddress)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Otherwise connections of the last run that linger keep the port for a
+    // minute.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((socket, ListenAddress::Tcp(bound)))
+}
+
+fn bind_unix(path: &Path) -> io::Result<(Socket, ListenAddress)> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, &address) => {
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        bound => bound?,
+    }
+    socket.listen(BACKLOG)?;
+    let path = std::path::absolute(path)?;
+    Ok((socket, ListenAddress::Unix(path)))
+}
+
+/// A socket on which nobody listens any more; anything else (a file, a full
+/// backlog) is left alone.
+fn is_stale(path: &Path, address: &SockAddr) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    if !found.is_ok_and(|found| found.file_type().is_socket()) {
+        return false;
+    }
+    let probe =
+        Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| socket.connect(address));
+    matches!(probe, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether an accept error is this process's, so that going on at once would
+/// only spin.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn addresses_parse_and_print() {
+        let parse = |text: &str| text.parse::<ListenAddress>();
+        assert_eq!(
+            parse("127.0.0.1:80").unwrap().to_string(),
+            "http://127.0.0.1:80"
+        );
+        assert_eq!(parse("[::1]:80").unwrap().to_string(), "http://[::1]:80");
+        assert_eq!(parse("unix:/a b").unwrap().to_string(), "unix:/a b");
+        for wrong in ["", "3000", "localhost", "unix:", "::1:80x"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_free_port_is_reported_and_a_taken_one_refused() {
+        let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = Listener::bind(&any).unwrap();
+        let error = Listener::bind(listener.address()).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        let ListenAddress::Tcp(bound) = *listener.address() else {
+            panic!("not TCP");
+        };
+        let client = std::net::TcpStream::connect(bound).unwrap();
+        let (_fd, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer, Some(client.local_addr().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_stale_unix_socket_is_replaced_and_a_living_one_or_a_file_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let address = ListenAddress::Unix(path.clone());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&address).unwrap();
+        assert!(Listener::bind(&address).is_err());
+        let _client = UnixStream::connect(&path).unwrap();
+        let (_fd, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer, None);
+        drop(listener);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Listener::bind(&address).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+}

@@ -1,0 +1,161 @@
+//! The master: binds, adopts or starts workers, serves until told to stop.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+
+use common::handoff_channel;
+use common::runtime_dir::{HeldLock, RuntimeDir, RuntimeDirError};
+use common::worker_id::WorkerId;
+use rustix::process::{Resource, Rlimit};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::cluster::Cluster;
+use crate::config::MasterConfig;
+use crate::error::MasterError;
+use crate::listener::{ListenAddress, Listener};
+use crate::{accept, registration, supervise};
+
+/// Descriptors for everything but clients: channels and pidfds of 256 workers,
+/// listeners, the runtime.
+const OTHER_DESCRIPTORS: u64 = 640;
+/// Fewer clients at a time than this make no sense.
+const CLIENTS_MIN: u64 = 64;
+
+/// A master that holds its runtime directory and its listeners.
+#[derive(Debug)]
+pub struct Master {
+    cluster: Arc<Cluster>,
+    listeners: Vec<Arc<Listener>>,
+    workers: handoff_channel::Listener,
+    permits: Arc<Semaphore>,
+    _lock: HeldLock,
+}
+
+/// A master's state, for whoever runs beside it.
+#[derive(Clone, Debug)]
+pub struct MasterHandle {
+    cluster: Arc<Cluster>,
+}
+
+impl MasterHandle {
+    /// Waits until all workers take clients.
+    pub async fn all_ready(&self) {
+        let wanted = self.cluster.config.workers;
+        let mut ready = self.cluster.ready();
+        let _ = ready.wait_for(|count| *count >= wanted).await;
+    }
+
+    /// Ends everything at once: workers are killed.
+    pub fn kill(&self) {
+        self.cluster.kill();
+    }
+}
+
+impl Master {
+    /// Takes the runtime directory and the addresses; starts nothing. Raises
+    /// the process's soft limit of open files to the hard one.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(config: MasterConfig) -> Result<Master, MasterError> {
+        let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
+        let lock = runtime_dir.lock_master()?;
+        let permits = Arc::new(Semaphore::new(client_descriptors()?));
+        let bind = |address| Listener::bind(address).map(Arc::new);
+        let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let socket = runtime_dir.master_socket();
+        // Left over by a master that was killed: the lock says it is dead.
+        let _ = std::fs::remove_file(&socket);
+        let workers =
+            handoff_channel::Listener::bind(&socket).map_err(MasterError::Registration)?;
+        Ok(Master {
+            cluster: Arc::new(Cluster::new(config, runtime_dir)),
+            listeners,
+            workers,
+            permits,
+            _lock: lock,
+        })
+    }
+
+    /// The addresses with the ports that they have in fact.
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.listeners.iter().map(|listener| listener.address())
+    }
+
+    /// For whoever runs beside it.
+    pub fn handle(&self) -> MasterHandle {
+        MasterHandle {
+            cluster: self.cluster.clone(),
+        }
+    }
+
+    /// Serves until `shutdown`, then stops accepting, has the workers ask their
+    /// clients to return and waits for the workers' end, which is forced after
+    /// [`MasterConfig::stop_time`].
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), MasterError> {
+        let cluster = self.cluster;
+        let mut seats = fill_seats(&cluster)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(registration::run(cluster.clone(), self.workers));
+        tasks.spawn(send_staged(cluster.clone()));
+        tasks.spawn(look_after_copies(cluster.clone()));
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            accepting.spawn(accept::run(cluster.clone(), listener, self.permits.clone()));
+        }
+        shutdown.await;
+        tracing::info!("stopping");
+        // Closes the listeners too.
+        accepting.shutdown().await;
+        cluster.stop();
+        while seats.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+async fn send_staged(cluster: Arc<Cluster>) {
+    cluster.send_staged().await;
+}
+
+async fn look_after_copies(cluster: Arc<Cluster>) {
+    cluster.look_after_copies().await;
+}
+
+/// Starts a task for each seat: first those whose process outlived an earlier
+/// master, then new ones.
+fn fill_seats(cluster: &Arc<Cluster>) -> Result<JoinSet<()>, RuntimeDirError> {
+    let mut held = VecDeque::new();
+    for worker in WorkerId::all() {
+        if let Some(pid) = cluster.runtime_dir.worker_holder(worker)? {
+            held.push_back((worker, pid));
+        }
+    }
+    let mut seats = JoinSet::new();
+    for _ in 0..cluster.config.workers {
+        seats.spawn(supervise::keep_seat(cluster.clone(), held.pop_front()));
+    }
+    for (worker, _) in held {
+        cluster.set_surplus(worker);
+    }
+    Ok(seats)
+}
+
+/// How many client connections the master may hold at a time.
+fn client_descriptors() -> Result<usize, MasterError> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let limit = limit.current.unwrap_or(u64::MAX);
+    let needed = OTHER_DESCRIPTORS + CLIENTS_MIN;
+    if limit < needed {
+        return Err(MasterError::FewDescriptors { limit, needed });
+    }
+    let clients = (limit - OTHER_DESCRIPTORS).min(Semaphore::MAX_PERMITS as u64);
+    Ok(clients as usize)
+}

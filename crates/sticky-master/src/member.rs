@@ -1,0 +1,242 @@
+//! One registered worker as the master sees it: the sockets on their way to it
+//! and what its scoreboard says. The master keeps its copy of a socket until
+//! the worker has received it; if the worker dies before, nobody has read a
+//! byte and another worker can have it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use common::handoff::{Hello, MAX_SOCKETS, Packet, SocketInfo};
+use common::handoff_channel::Channel;
+use common::scoreboard::Scoreboard;
+use common::worker_id::WorkerId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::balance::Candidate;
+use crate::client_socket::ClientSocket;
+use crate::request_head::Claim;
+
+/// Balanced sockets that may be on their way to a worker or wait there for
+/// their first answer: enough to keep it busy, too few for a stampede onto a
+/// newcomer.
+pub(crate) const UNSETTLED_MAX: u64 = 64;
+/// Sockets that may wait for room in a worker's channel, which itself holds
+/// some hundred.
+pub(crate) const BACKLOG_MAX: usize = 256;
+/// A worker that has not taken a socket for this long gets no new clients until
+/// it does.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
+
+/// A socket with what is needed to route it once more.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    /// The connection.
+    pub socket: ClientSocket,
+    /// What its first request said.
+    pub claim: Claim,
+    /// Whether the balancing method chose.
+    pub balanced: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    sent: Instant,
+    routed: Routed,
+}
+
+/// What became of a try to send the backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Nothing is left.
+    All,
+    /// The channel is full.
+    Full,
+    /// The channel is broken; its end of file tells the rest.
+    Broken,
+}
+
+/// A registered worker.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Who.
+    pub worker: WorkerId,
+    /// That process, safe against reuse of the pid.
+    pub process: OwnedFd,
+    /// The way to it.
+    pub channel: Arc<Channel>,
+    /// Told when the backlog waits for room in the channel.
+    pub blocked: Arc<Notify>,
+    /// It said that new sockets are welcome.
+    pub ready: bool,
+    /// It drains: only its own sessions' sockets go there.
+    pub leaving: bool,
+    board: Scoreboard,
+    next: u64,
+    balanced_sent: u64,
+    lost_handled: u64,
+    backlog: VecDeque<Routed>,
+    in_flight: VecDeque<InFlight>,
+}
+
+impl Member {
+    /// A worker that said Hello.
+    pub(crate) fn new(
+        hello: &Hello,
+        process: OwnedFd,
+        channel: Arc<Channel>,
+        board: Scoreboard,
+    ) -> Member {
+        Member {
+            worker: hello.worker,
+            process,
+            channel,
+            blocked: Arc::new(Notify::new()),
+            ready: hello.ready,
+            leaving: false,
+            lost_handled: board.lost.load(SeqCst),
+            board,
+            next: hello.received,
+            balanced_sent: hello.balanced_received,
+            backlog: VecDeque::new(),
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    /// Whether it may get clients that are not its own.
+    pub(crate) fn takes_clients(&self) -> bool {
+        self.ready && !self.leaving
+    }
+
+    /// Whether it can answer for sessions that it made.
+    pub(crate) fn owns_sessions(&self) -> bool {
+        self.ready || self.leaving
+    }
+
+    /// What the balancer should know, unless the worker has stalled.
+    pub(crate) fn candidate(&self, now: Instant) -> Option<Candidate> {
+        let oldest = self.in_flight.front();
+        if oldest.is_some_and(|oldest| now - oldest.sent >= STALLED_AFTER) {
+            return None;
+        }
+        // Settled before clients: a worker raises clients first, so a client
+        // may be counted twice for a moment, and never not at all.
+        let unsettled = self.unsettled();
+        let on_the_way = (self.in_flight.len() + self.backlog.len()) as u64;
+        Some(Candidate {
+            worker: self.worker,
+            load: unsettled + self.board.clients.load(SeqCst),
+            full: unsettled >= UNSETTLED_MAX
+                || self.board.fd_headroom.load(SeqCst) <= on_the_way
+                || self.backlog.len() >= BACKLOG_MAX,
+        })
+    }
+
+    fn unsettled(&self) -> u64 {
+        self.balanced_sent
+            .saturating_sub(self.board.settled.load(SeqCst))
+    }
+
+    /// Queues a socket for [`flush`](Self::flush); gives it back when too many
+    /// wait.
+    pub(crate) fn stage(&mut self, routed: Routed) -> Result<(), Routed> {
+        if self.backlog.len() >= BACKLOG_MAX {
+            return Err(routed);
+        }
+        self.balanced_sent += u64::from(routed.balanced);
+        self.backlog.push_back(routed);
+        Ok(())
+    }
+
+    /// Sends what is staged, several sockets in a message.
+    pub(crate) fn flush(&mut self, now: Instant) -> Flushed {
+        while !self.backlog.is_empty() {
+            match self.send_batch() {
+                Ok(count) => {
+                    for routed in self.backlog.drain(..count) {
+                        self.in_flight.push_back(InFlight {
+                            number: self.next,
+                            sent: now,
+                            routed,
+                        });
+                        self.next += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked.notify_one();
+                    return Flushed::Full;
+                }
+                Err(_) => return Flushed::Broken,
+            }
+        }
+        Flushed::All
+    }
+
+    fn send_batch(&self) -> io::Result<usize> {
+        let batch = || self.backlog.iter().take(MAX_SOCKETS);
+        let info = |routed: &Routed| SocketInfo {
+            peer: routed.socket.peer(),
+            balanced: routed.balanced,
+        };
+        let packet = Packet::Handoff {
+            first: self.next,
+            sockets: batch().map(info).collect(),
+        };
+        let fds: Vec<_> = batch().map(|routed| routed.socket.as_fd()).collect();
+        self.channel.try_send(&packet, &fds)?;
+        Ok(fds.len())
+    }
+
+    /// Drops the copies of what the worker has received. False when some are
+    /// left.
+    pub(crate) fn release_received(&mut self) -> bool {
+        let received = self.board.received.load(SeqCst);
+        // Among those received may be lost ones, which a packet is about to
+        // name: then all copies stay until it has.
+        if self.board.lost.load(SeqCst) > self.lost_handled {
+            return self.in_flight.is_empty();
+        }
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|copy| copy.number < received)
+        {
+            self.in_flight.pop_front();
+        }
+        self.in_flight.is_empty()
+    }
+
+    /// Asks the worker to send Progress at the next change.
+    pub(crate) fn ask_wake(&self) {
+        self.board.ask_wake();
+    }
+
+    /// The kernel closed these sockets on their way: takes the copies back.
+    pub(crate) fn take_lost(&mut self, first: u64, count: u8) -> Vec<Routed> {
+        self.lost_handled += u64::from(count);
+        let lost = first..first.saturating_add(count.into());
+        let (taken, kept) = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .partition::<Vec<_>, _>(|copy| lost.contains(&copy.number));
+        self.in_flight = kept.into();
+        let taken: Vec<_> = taken.into_iter().map(|copy| copy.routed).collect();
+        // They will never be settled.
+        self.balanced_sent -= taken.iter().filter(|routed| routed.balanced).count() as u64;
+        self.release_received();
+        taken
+    }
+
+    /// The worker is dead: what it never received.
+    pub(crate) fn into_unreceived(mut self) -> Vec<Routed> {
+        // Its losses need no packet any more: it read nothing of them.
+        self.lost_handled = u64::MAX;
+        self.release_received();
+        let copies = self.in_flight.into_iter().map(|copy| copy.routed);
+        copies.chain(self.backlog).collect()
+    }
+}

@@ -1,0 +1,267 @@
+//! All registered workers, and the decision which of them gets a socket.
+
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::time::Duration;
+
+use common::sid_tag::SidTag;
+use common::worker_id::{NodeId, WorkerId};
+use tokio::time::Instant;
+
+use crate::balance::{self, Balance, Balancer, Candidate, Choice};
+use crate::client_socket::ClientSocket;
+use crate::member::{Flushed, Member, Routed};
+use crate::refuse::Refusal;
+use crate::request_head::Claim;
+
+/// New clients that may wait while all workers have as much on their way as
+/// they may.
+const WAITING_MAX: usize = 1024;
+/// How long one waits before it is told to come back later.
+const WAITING_TIME: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Waiting {
+    socket: ClientSocket,
+    until: Instant,
+}
+
+/// Where a socket should go.
+enum Decision {
+    To { worker: WorkerId, balanced: bool },
+    Wait,
+    Nobody,
+}
+
+/// A connection and the answer that it gets from the master.
+pub(crate) type Refused = (ClientSocket, Refusal);
+
+/// The registered workers.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    node: NodeId,
+    members: BTreeMap<WorkerId, Member>,
+    balancer: Balancer,
+    waiting: VecDeque<Waiting>,
+    /// Reused from one decision to the next.
+    candidates: Vec<Candidate>,
+}
+
+impl Pool {
+    /// No workers yet.
+    pub(crate) fn new(node: NodeId, method: Balance) -> Pool {
+        Pool {
+            node,
+            members: BTreeMap::new(),
+            balancer: Balancer::new(method),
+            waiting: VecDeque::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// All registered workers, lowest id first.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// One of them.
+    pub(crate) fn member(&mut self, worker: WorkerId) -> Option<&mut Member> {
+        self.members.get_mut(&worker)
+    }
+
+    /// Adds a worker; false when its id is taken.
+    pub(crate) fn insert(&mut self, member: Member) -> bool {
+        match self.members.entry(member.worker) {
+            Entry::Vacant(place) => {
+                place.insert(member);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Finds a place for a connection whose first request says `claim`. What is
+    /// placed is sent by the next [`flush`](Self::flush).
+    pub(crate) fn place(
+        &mut self,
+        socket: ClientSocket,
+        claim: Claim,
+        now: Instant,
+    ) -> Option<Refused> {
+        if claim == Claim::New && !self.waiting.is_empty() {
+            // First come, first served.
+            return self.wait(socket, now);
+        }
+        match self.decide(claim, &socket, now) {
+            Decision::To { worker, balanced } => {
+                let routed = Routed {
+                    socket,
+                    claim,
+                    balanced,
+                };
+                self.stage(worker, routed)
+            }
+            Decision::Wait => self.wait(socket, now),
+            Decision::Nobody => Some((socket, Refusal::NoWorker)),
+        }
+    }
+
+    fn stage(&mut self, worker: WorkerId, routed: Routed) -> Option<Refused> {
+        let staged = match self.members.get_mut(&worker) {
+            Some(member) => member.stage(routed),
+            None => Err(routed),
+        };
+        staged
+            .err()
+            .map(|routed| (routed.socket, Refusal::NoWorker))
+    }
+
+    fn wait(&mut self, socket: ClientSocket, now: Instant) -> Option<Refused> {
+        if self.waiting.len() >= WAITING_MAX {
+            return Some((socket, Refusal::NoWorker));
+        }
+        let until = now + WAITING_TIME;
+        self.waiting.push_back(Waiting { socket, until });
+        None
+    }
+
+    fn decide(&mut self, claim: Claim, socket: &ClientSocket, now: Instant) -> Decision {
+        if let Claim::Tagged(SidTag { node, worker }) = claim
+            && node == self.node
+            && self.members.get(&worker).is_some_and(Member::owns_sessions)
+        {
+            return Decision::To {
+                worker,
+                balanced: false,
+            };
+        }
+        self.find_candidates(now);
+        let (choice, balanced) = match claim {
+            Claim::New => {
+                let client = socket.peer().map(|peer| peer.ip());
+                (self.balancer.choose(&self.candidates, client), true)
+            }
+            Claim::Foreign(hash) => (balance::by_hash(&self.candidates, hash), false),
+            // Any worker can say that it is unknown.
+            Claim::Tagged(_) => (balance::least_loaded(&self.candidates), false),
+        };
+        match choice {
+            Choice::Worker(worker) => Decision::To { worker, balanced },
+            // Those with a session id do not queue: the client knows how to
+            // come again.
+            Choice::Wait if !balanced => Decision::Nobody,
+            Choice::Wait => Decision::Wait,
+            // Workers that have stalled may go on.
+            Choice::Nobody if balanced && self.members().any(Member::takes_clients) => {
+                Decision::Wait
+            }
+            Choice::Nobody => Decision::Nobody,
+        }
+    }
+
+    fn find_candidates(&mut self, now: Instant) {
+        self.candidates.clear();
+        for member in self.members.values_mut() {
+            if member.takes_clients() {
+                member.release_received();
+                self.candidates.extend(member.candidate(now));
+            }
+        }
+    }
+
+    /// Places those that wait and have a place now; gives back those that
+    /// waited too long, or can only be refused.
+    pub(crate) fn place_waiting(&mut self, now: Instant) -> Vec<Refused> {
+        let mut refused = Vec::new();
+        let mut still_waiting = VecDeque::new();
+        while let Some(Waiting { socket, until }) = self.waiting.pop_front() {
+            match self.decide(Claim::New, &socket, now) {
+                Decision::To { worker, balanced } => {
+                    let routed = Routed {
+                        socket,
+                        claim: Claim::New,
+                        balanced,
+                    };
+                    refused.extend(self.stage(worker, routed));
+                }
+                Decision::Wait if until > now => {
+                    still_waiting.push_back(Waiting { socket, until });
+                    if !self.balancer.looks_at_the_client() {
+                        break;
+                    }
+                }
+                Decision::Wait | Decision::Nobody => refused.push((socket, Refusal::NoWorker)),
+            }
+        }
+        still_waiting.append(&mut self.waiting);
+        self.waiting = still_waiting;
+        refused
+    }
+
+    /// From now on only those with a session are placed.
+    pub(crate) fn take_no_clients(&mut self) {
+        for member in self.members.values_mut() {
+            member.leaving = true;
+        }
+    }
+
+    /// Gives back all that wait for a place.
+    pub(crate) fn refuse_waiting(&mut self) -> Vec<Refused> {
+        let waiting = self.waiting.drain(..);
+        waiting.map(|one| (one.socket, Refusal::NoWorker)).collect()
+    }
+
+    /// Sends what was staged for any worker.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        for member in self.members.values_mut() {
+            if member.flush(now) == Flushed::Broken {
+                // Its end of file is about to be read.
+                member.ready = false;
+            }
+        }
+    }
+
+    /// Drops the copies that are not needed any more. True when something is
+    /// still on its way or waits, so that another look is due.
+    pub(crate) fn release_received(&mut self) -> bool {
+        let mut left = !self.waiting.is_empty();
+        for member in self.members.values_mut() {
+            left |= !member.release_received();
+        }
+        left
+    }
+
+    /// Has every worker report its next change.
+    pub(crate) fn ask_wake(&self) {
+        self.members.values().for_each(Member::ask_wake);
+    }
+
+    /// A worker is gone: places what was on its way to it elsewhere.
+    pub(crate) fn remove(&mut self, worker: WorkerId, now: Instant) -> Vec<Refused> {
+        let removed = self.members.remove(&worker);
+        let unreceived = removed.map_or(Vec::new(), Member::into_unreceived);
+        self.place_again(unreceived, now)
+    }
+
+    /// Sockets that did not get through to `worker`: places them elsewhere.
+    pub(crate) fn lost(
+        &mut self,
+        worker: WorkerId,
+        first: u64,
+        count: u8,
+        now: Instant,
+    ) -> Vec<Refused> {
+        let lost = match self.members.get_mut(&worker) {
+            Some(member) => member.take_lost(first, count),
+            None => Vec::new(),
+        };
+        self.place_again(lost, now)
+    }
+
+    fn place_again(&mut self, sockets: Vec<Routed>, now: Instant) -> Vec<Refused> {
+        sockets
+            .into_iter()
+            .filter_map(|routed| self.place(routed.socket, routed.claim, now))
+            .collect()
+    }
+}

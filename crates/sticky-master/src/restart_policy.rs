@@ -1,0 +1,73 @@
+//! How long to wait before a worker that died is started again. Pure.
+
+use std::time::Duration;
+
+/// A worker that was ready and lived this long after its start did not die of
+/// starting: the count of failures begins anew.
+const PROVEN: Duration = Duration::from_secs(2);
+/// The first pause; it doubles with each further death.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause: a cause that was mended is noticed within it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After that many deaths in a row an operator should look.
+pub(crate) const LOUD_AFTER: u32 = 10;
+
+/// The restarts of one seat.
+#[derive(Debug, Default)]
+pub(crate) struct RestartPolicy {
+    failures: u32,
+}
+
+impl RestartPolicy {
+    /// The pause after a death: none after the first, then exponential. `ready`
+    /// is whether the process ever was.
+    pub(crate) fn after_death(&mut self, lived: Duration, ready: bool) -> Duration {
+        if ready && lived >= PROVEN {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        match self.failures {
+            1 => Duration::ZERO,
+            more => FIRST_PAUSE
+                .saturating_mul(1 << (more - 2).min(16))
+                .min(LONGEST_PAUSE),
+        }
+    }
+
+    /// Deaths in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_death_costs_nothing_and_a_loop_backs_off_to_a_bound() {
+        let mut policy = RestartPolicy::default();
+        let pauses: Vec<_> = (0..12)
+            .map(|_| {
+                policy
+                    .after_death(Duration::from_millis(5), false)
+                    .as_millis()
+            })
+            .collect();
+        let expected = [
+            0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000,
+        ];
+        assert_eq!(pauses, expected);
+        assert_eq!(policy.failures(), 12);
+    }
+
+    #[test]
+    fn a_worker_that_served_is_replaced_at_once() {
+        let mut policy = RestartPolicy::default();
+        for _ in 0..5 {
+            policy.after_death(Duration::ZERO, false);
+        }
+        assert_eq!(policy.after_death(PROVEN, true), Duration::ZERO);
+        assert_ne!(policy.after_death(PROVEN, false), Duration::ZERO);
+    }
+}
