@@ -11,6 +11,7 @@ use common::scoreboard::Scoreboard;
 use common::worker_id::WorkerId;
 use rustix::process::{Pid, PidfdFlags};
 use thiserror::Error;
+use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Phase};
 use crate::member::Member;
@@ -39,12 +40,18 @@ enum RegistrationError {
     Io(#[from] io::Error),
 }
 
-/// Lets workers in; goes on for ever.
+/// Lets workers in and hears them out; goes on for ever. When this future is
+/// dropped, all channels close.
 pub(crate) async fn run(cluster: Arc<Cluster>, listener: Listener) {
+    let mut workers = JoinSet::new();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = workers.join_next() => continue,
+        };
+        match accepted {
             Ok(channel) => {
-                tokio::spawn(welcome(cluster.clone(), channel));
+                workers.spawn(welcome(cluster.clone(), channel));
             }
             Err(error) => {
                 // No descriptors, most likely: workers try again by themselves,

@@ -1,0 +1,338 @@
+//! The master with real worker processes: `examples/stub_worker.rs`, which
+//! speaks no Socket.IO and says who it is.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::sid_tag::SidTag;
+use rustix::process::{Pid, Signal};
+use sticky_master::{Balance, ListenAddress, Master, MasterConfig, MasterHandle, NodeId, WorkerId};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Generous: the machine may be busy.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn stub_worker() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.parent().and_then(Path::parent).unwrap();
+    let stub = target.join("examples/stub_worker");
+    assert!(stub.exists(), "cargo builds examples with the tests");
+    stub
+}
+
+struct Cluster {
+    dir: TempDir,
+    address: SocketAddr,
+    handle: MasterHandle,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    worker: u8,
+    pid: i32,
+    head: usize,
+}
+
+fn config(dir: &Path, workers: usize, variables: &[(&'static str, &str)]) -> MasterConfig {
+    let any = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()))
+        .collect();
+    let stub = stub_worker();
+    let mut config = MasterConfig::new(vec![any], workers, dir.to_owned(), move || {
+        let mut command = Command::new(&stub);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command
+    });
+    config.balance = Balance::RoundRobin;
+    config
+}
+
+impl Cluster {
+    fn launch(dir: TempDir, config: MasterConfig) -> Cluster {
+        let master = Master::bind(config).unwrap();
+        let address = match master.addresses().next() {
+            Some(ListenAddress::Tcp(address)) => *address,
+            other => panic!("{other:?}"),
+        };
+        let handle = master.handle();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        let running = tokio::spawn(async move { master.run(stopped).await.unwrap() });
+        Cluster {
+            dir,
+            address,
+            handle,
+            stop: Some(stop),
+            running,
+        }
+    }
+
+    async fn start(workers: usize, variables: &[(&'static str, &str)]) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), workers, variables);
+        let cluster = Cluster::launch(dir, config);
+        within(cluster.handle.all_ready()).await;
+        cluster
+    }
+
+    /// Sends `request` and reads to the end; empty when the master refused by
+    /// closing.
+    async fn raw(&self, request: &[u8]) -> String {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        socket.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        within(socket.read_to_string(&mut answer)).await.unwrap();
+        answer
+    }
+
+    async fn get(&self, target: &str) -> Answer {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        parse(&self.raw(request.as_bytes()).await)
+    }
+
+    async fn stop(mut self) -> TempDir {
+        self.stop.take().unwrap().send(()).unwrap();
+        within(&mut self.running).await.unwrap();
+        self.dir
+    }
+
+    /// What `kill -9` of a master leaves: no goodbye to anybody.
+    async fn abandon(self) -> TempDir {
+        self.running.abort();
+        let _ = self.running.await;
+        self.dir
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    let limited = tokio::time::timeout(LIMIT, future).await;
+    limited.expect("took too long")
+}
+
+fn parse(answer: &str) -> Answer {
+    let (head, body) = answer.split_once("\r\n\r\n").expect(answer);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    let mut words = body.split(' ');
+    let mut next = || words.next().unwrap();
+    Answer {
+        worker: next().parse().unwrap(),
+        pid: next().parse().unwrap(),
+        head: next().parse().unwrap(),
+    }
+}
+
+fn sid_of(worker: u8) -> String {
+    let tag = SidTag {
+        node: NodeId(0),
+        worker: WorkerId(worker),
+    };
+    format!("{}abcdefghijklmnop", str::from_utf8(&tag.encode()).unwrap())
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn round_robin_is_even_and_tagged_sids_find_their_worker() {
+    let cluster = Cluster::start(4, &[]).await;
+    let mut count = BTreeMap::new();
+    for _ in 0..40 {
+        *count.entry(cluster.get("/").await.worker).or_insert(0) += 1;
+    }
+    assert_eq!(count, BTreeMap::from([(0, 10), (1, 10), (2, 10), (3, 10)]));
+    for worker in [3, 0, 2, 1, 1] {
+        let target = format!("/socket.io/?EIO=4&sid={}", sid_of(worker));
+        assert_eq!(cluster.get(&target).await.worker, worker);
+    }
+    let first = cluster.get("/?sid=foreign").await.worker;
+    for _ in 0..5 {
+        assert_eq!(cluster.get("/?sid=foreign").await.worker, first);
+    }
+    // Nobody has worker id 9: any worker may say so.
+    cluster.get(&format!("/?sid={}", sid_of(9))).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_may_come_byte_by_byte_and_reaches_the_worker_whole() {
+    let cluster = Cluster::start(2, &[]).await;
+    let request = format!("GET /?EIO=4&sid={} HTTP/1.1\r\nHost: x\r\n\r\n", sid_of(1));
+    let mut socket = TcpStream::connect(cluster.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    for byte in request.as_bytes() {
+        socket.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answer = String::new();
+    within(socket.read_to_string(&mut answer)).await.unwrap();
+    let answer = parse(&answer);
+    assert_eq!((answer.worker, answer.head), (1, request.len()));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_can_read_why_it_is_refused() {
+    let cluster = Cluster::start(1, &[]).await;
+    let mut huge = b"GET / HTTP/1.1\r\nX: ".to_vec();
+    huge.resize(1024 * 1024, b'a');
+    for (request, status) in [
+        (huge.as_slice(), "431"),
+        (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", "400"),
+        (b"nonsense\r\n\r\n", "400"),
+    ] {
+        let answer = cluster.raw(request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+    cluster.get("/").await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_closed_and_who_dawdles_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), 1, &[]);
+    config.head_time = Duration::from_millis(300);
+    let cluster = Cluster::launch(dir, config);
+    within(cluster.handle.all_ready()).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(cluster.address).await.unwrap());
+    }
+    cluster.get("/").await;
+    let slow = cluster.raw(b"GET / HTTP/1.1\r\n").await;
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow}");
+    for mut socket in silent {
+        assert_eq!(within(socket.read(&mut [0])).await.unwrap(), 0);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_replaced_under_its_id_by_another_process() {
+    let cluster = Cluster::start(2, &[]).await;
+    let target = format!("/?sid={}", sid_of(0));
+    let before = cluster.get(&target).await;
+    kill(before.pid);
+    let begin = Instant::now();
+    loop {
+        let after = cluster.get(&target).await;
+        if after.worker == 0 && after.pid != before.pid {
+            break;
+        }
+        assert!(begin.elapsed() < LIMIT, "not replaced");
+        tokio::task::yield_now().await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn sockets_on_their_way_to_a_worker_that_dies_go_to_another() {
+    // Worker 0 registers and takes nothing; its process must be killed to let
+    // go of what it was sent.
+    let cluster = Cluster::start(2, &[("STUB_SLEEPS", "0")]).await;
+    let lock = cluster.dir.path().join("worker-0.lock");
+    let pid: i32 = std::fs::read_to_string(lock)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let target = format!("/?sid={}", sid_of(0));
+    let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut sockets = Vec::new();
+    for number in 0..50 {
+        let mut socket = TcpStream::connect(cluster.address).await.unwrap();
+        // Half of them chosen by the balancer, half by their session id.
+        let request = match number % 2 {
+            0 => request.as_bytes(),
+            _ => b"GET / HTTP/1.1\r\n\r\n",
+        };
+        socket.write_all(request).await.unwrap();
+        sockets.push(socket);
+    }
+    // The other worker is not held up by the sleeper.
+    let other = cluster.get(&format!("/?sid={}", sid_of(1))).await;
+    assert_eq!(other.worker, 1);
+    kill(pid);
+    for mut socket in sockets {
+        let mut answer = String::new();
+        within(socket.read_to_string(&mut answer)).await.unwrap();
+        parse(&answer);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn without_workers_the_answer_is_503_at_once_and_restarts_back_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), 1, &[("STUB_DIES", "1")]);
+    let cluster = Cluster::launch(dir, config);
+    let generation = cluster.dir.path().join("generation");
+    let starts = || {
+        let text = std::fs::read_to_string(&generation).unwrap_or_default();
+        text.trim().parse::<u32>().unwrap_or(0)
+    };
+    let begin = Instant::now();
+    while starts() < 4 {
+        let answer = cluster.raw(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+        assert!(begin.elapsed() < LIMIT, "{} starts", starts());
+    }
+    // Pauses of 0, 100 and 200 ms lie between four starts.
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_master_adopts_the_workers_and_a_second_one_is_refused() {
+    let cluster = Cluster::start(3, &[]).await;
+    let pids = |cluster: Cluster| async move {
+        let mut pids = BTreeMap::new();
+        for _ in 0..3 {
+            let answer = cluster.get("/").await;
+            pids.insert(answer.worker, answer.pid);
+        }
+        (cluster, pids)
+    };
+    let (cluster, before) = pids(cluster).await;
+    let second = Master::bind(config(cluster.dir.path(), 3, &[])).unwrap_err();
+    assert!(
+        second.to_string().contains("in use by a living master"),
+        "{second}"
+    );
+    let dir = cluster.abandon().await;
+    let config = config(dir.path(), 3, &[]);
+    let cluster = Cluster::launch(dir, config);
+    within(cluster.handle.all_ready()).await;
+    let (cluster, after) = pids(cluster).await;
+    assert_eq!(before, after);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_ends_the_workers() {
+    let cluster = Cluster::start(2, &[]).await;
+    let (one, two) = (cluster.get("/").await.pid, cluster.get("/").await.pid);
+    assert_ne!(one, two);
+    cluster.stop().await;
+    for pid in [one, two] {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
+    }
+}
