@@ -1,0 +1,139 @@
+//! The worker's scoreboard with the one rule that goes with each counter: what
+//! the master may be asleep for is told. Sends nothing itself: it wakes the
+//! task that holds the channel.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::scoreboard::Scoreboard;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
+
+/// How often the event loop shows that it runs.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// Counters that the master sees.
+#[derive(Debug)]
+pub(crate) struct Board {
+    shared: Scoreboard,
+    progress: Notify,
+    /// Balanced sockets received from any master so far.
+    balanced: AtomicU64,
+    /// Connections that the limit of open files leaves room for.
+    capacity: AtomicU64,
+}
+
+impl Board {
+    /// A new board and the descriptor that goes with the Hello.
+    pub(crate) fn create() -> io::Result<(Board, OwnedFd)> {
+        let (shared, memory) = Scoreboard::create()?;
+        let board = Board {
+            shared,
+            progress: Notify::new(),
+            balanced: AtomicU64::new(0),
+            capacity: AtomicU64::new(0),
+        };
+        Ok((board, memory))
+    }
+
+    /// Resolves when the master waits for a change that happened.
+    pub(crate) async fn progress(&self) {
+        self.progress.notified().await;
+    }
+
+    /// Sockets taken off the channel so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::SeqCst)
+    }
+
+    /// How many of them were balanced.
+    pub(crate) fn balanced(&self) -> u64 {
+        self.balanced.load(Ordering::SeqCst)
+    }
+
+    /// A message's sockets are ours now, or lost for us: `lost` of `count`.
+    pub(crate) fn took(&self, count: u64, lost: u64, balanced: u64) {
+        self.balanced.fetch_add(balanced, Ordering::SeqCst);
+        self.shared.lost.fetch_add(lost, Ordering::SeqCst);
+        self.shared.received.fetch_add(count, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn settled(&self) {
+        self.shared.settled.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn client_came(&self) {
+        self.shared.clients.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn client_left(&self) {
+        self.shared.clients.fetch_sub(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn clients(&self) -> u64 {
+        self.shared.clients.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn connection_came(&self) {
+        self.shared.connections.fetch_add(1, Ordering::SeqCst);
+        self.publish_headroom();
+    }
+
+    pub(crate) fn connection_left(&self) {
+        self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+        self.publish_headroom();
+    }
+
+    pub(crate) fn relayed(&self) {
+        self.shared.relayed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stalled(&self) {
+        self.shared.stalled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many connections there may be.
+    pub(crate) fn set_capacity(&self, connections: u64) {
+        self.capacity.store(connections, Ordering::SeqCst);
+        self.publish_headroom();
+    }
+
+    fn publish_headroom(&self) {
+        let connections = self.shared.connections.load(Ordering::SeqCst);
+        let free = self
+            .capacity
+            .load(Ordering::SeqCst)
+            .saturating_sub(connections);
+        let before = self.shared.fd_headroom.swap(free, Ordering::SeqCst);
+        if before == 0 && free > 0 {
+            self.wake();
+        }
+    }
+
+    /// Shows for ever that the event loop runs.
+    pub(crate) async fn keep_beating(&self) {
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            beat.tick().await;
+            let now = clock_gettime(ClockId::Monotonic);
+            let now_ms = now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000;
+            self.shared.heartbeat_ms.store(now_ms, Ordering::SeqCst);
+        }
+    }
+
+    fn wake(&self) {
+        if self.shared.take_wake() {
+            self.progress.notify_one();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> &common::scoreboard::Counters {
+        &self.shared
+    }
+}

@@ -1,0 +1,288 @@
+//! The wrapper around every socket the worker serves: counts what it reads,
+//! shows its reader an end of file when the client is asked to return, and
+//! cuts a client that does not read. Knows no HTTP.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep, sleep_until};
+
+use crate::stream_registry::StreamRegistry;
+use crate::stream_state::{Ending, Origin, StreamState};
+
+/// A connected socket of either kind.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+macro_rules! either {
+    ($this:expr, $socket:ident => $call:expr) => {
+        match &mut $this.socket {
+            Socket::Tcp($socket) => $call,
+            Socket::Unix($socket) => $call,
+        }
+    };
+}
+
+/// A served socket.
+pub(crate) struct ClientStream {
+    socket: Socket,
+    state: Arc<StreamState>,
+    registry: Arc<StreamRegistry>,
+    write_deadline: Duration,
+    /// Runs while a write is pending.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while a client that was asked to return finishes its upgrade.
+    upgrade_wait: Option<Pin<Box<Sleep>>>,
+    cut: bool,
+}
+
+impl ClientStream {
+    /// Wraps and registers a socket. A write that is pending for longer than
+    /// `write_deadline` fails with `TimedOut`, and the stream is at its end.
+    pub(crate) fn new(
+        socket: Socket,
+        origin: Origin,
+        registry: Arc<StreamRegistry>,
+        write_deadline: Duration,
+    ) -> Self {
+        if let Socket::Tcp(tcp) = &socket
+            && let Err(error) = tcp.set_nodelay(true)
+        {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        ClientStream {
+            socket,
+            state: registry.add(origin),
+            registry,
+            write_deadline,
+            stalled: None,
+            upgrade_wait: None,
+            cut: false,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<StreamState> {
+        &self.state
+    }
+
+    fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.state.ending() {
+            Ending::Stays => false,
+            Ending::Now => true,
+            Ending::AfterUpgrade(until) => self
+                .upgrade_wait
+                .get_or_insert_with(|| Box::pin(sleep_until(until)))
+                .as_mut()
+                .poll(cx)
+                .is_ready(),
+        }
+    }
+
+    /// Puts the deadline on a write. Flush and shutdown of a socket never
+    /// pend, so writes are all there is to watch.
+    fn watched(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let deadline = self.write_deadline;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(deadline)));
+        if stalled.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.stalled = None;
+        self.cut = true;
+        if let Socket::Tcp(tcp) = &self.socket {
+            // A reset at close: the kernel need not keep what nobody reads.
+            let _ = tcp.set_zero_linger();
+        }
+        tracing::debug!(stream = self.state.id, peer = ?self.state.origin.peer, "client does not read: cut");
+        self.state.stalled();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.registry.remove(&self.state);
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.must_end(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = either!(this, socket => Pin::new(socket).poll_read(cx, buf));
+        if read.is_ready() {
+            this.state.count_received(buf.filled().len() - before);
+            return read;
+        }
+        this.state.wake_on_ending(cx.waker());
+        // Asked between the look above and the registration.
+        if this.must_end(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.cut {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let written = either!(self, socket => Pin::new(socket).poll_write(cx, buf));
+        self.watched(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.cut {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let written = either!(self, socket => Pin::new(socket).poll_write_vectored(cx, bufs));
+        self.watched(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::board::Board;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn pair(
+        deadline: Duration,
+    ) -> (ClientStream, TcpStream, Arc<StreamRegistry>, Arc<Board>) {
+        let board = Arc::new(Board::create().unwrap().0);
+        let registry = Arc::new(StreamRegistry::new(board.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let origin = Origin::handed_over(None, false);
+        let socket = Socket::Tcp(accepted.unwrap().0);
+        let stream = ClientStream::new(socket, origin, registry.clone(), deadline);
+        (stream, client.unwrap(), registry, board)
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_is_cut_and_counted() {
+        let (mut stream, _client, _registry, board) = pair(Duration::from_millis(50)).await;
+        let write = async {
+            loop {
+                if let Err(error) = stream.write_all(&[0; 65_536]).await {
+                    return error;
+                }
+            }
+        };
+        let error = tokio::time::timeout(LONG, write).await.unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(board.counters().stalled.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_that_reads_is_not_cut() {
+        let (mut stream, mut client, _registry, board) = pair(Duration::from_millis(400)).await;
+        let total = 24 << 20;
+        let reader = tokio::spawn(async move {
+            let mut buffer = vec![0; 1 << 20];
+            let mut left = total;
+            while left > 0 {
+                left -= client.read(&mut buffer).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        stream.write_all(&vec![0; total]).await.unwrap();
+        reader.await.unwrap();
+        assert_eq!(board.counters().stalled.load(SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_pending_read_ends_when_the_client_is_asked_to_return() {
+        let (mut stream, _client, _registry, _board) = pair(LONG).await;
+        let state = stream.state().clone();
+        let read = tokio::spawn(async move { stream.read(&mut [0; 8]).await.unwrap() });
+        tokio::task::yield_now().await;
+        state.ask_to_return();
+        assert_eq!(tokio::time::timeout(LONG, read).await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_that_never_finishes_ends_at_its_timeout() {
+        let (mut stream, mut client, _registry, _board) = pair(LONG).await;
+        let state = stream.state().clone();
+        state.upgrade_began(Duration::from_millis(100));
+        state.ask_to_return();
+        client.write_all(b"12 bytes....").await.unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(stream.read(&mut buffer).await.unwrap(), 12);
+        let end = tokio::time::timeout(LONG, stream.read(&mut buffer)).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_stream_leaves_the_registry() {
+        let (stream, _client, registry, board) = pair(LONG).await;
+        let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = ended.clone();
+        stream
+            .state()
+            .became_websocket(move || flag.store(true, SeqCst));
+        assert_eq!(registry.websockets().len(), 1);
+        assert_eq!(board.counters().connections.load(SeqCst), 1);
+        let empty = registry.clone();
+        let empty = tokio::spawn(async move { empty.empty().await });
+        drop(stream);
+        tokio::time::timeout(LONG, empty).await.unwrap().unwrap();
+        assert!(ended.load(SeqCst));
+        assert_eq!(board.counters().connections.load(SeqCst), 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! The worker's side of a sticky cluster, for any tower service: it registers
+//! with the master, receives connected sockets, serves HTTP/1.1 with upgrades on
+//! them, puts tags on Engine.IO session ids and takes them off, relays what is
+//! another worker's, and leaves without losing clients.
+//!
+//! It knows the Engine.IO handshake and nothing of what runs above it. The
+//! README has an example and the bounds.
+
+#![forbid(unsafe_code)]
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod active_request;
+mod application;
+mod board;
+mod client_handle;
+mod client_info;
+mod client_stream;
+mod config;
+mod drain;
+mod engine_request;
+mod open_files;
+mod receive;
+mod refusal;
+mod register;
+mod relay;
+mod relay_listener;
+mod relay_preface;
+mod request_body;
+mod response_body;
+mod secret;
+mod serve;
+mod session_table;
+mod sessions;
+mod sid_layer;
+mod stream_registry;
+mod stream_state;
+mod worker;
+
+pub use application::Application;
+pub use client_handle::ClientHandle;
+pub use client_info::{ClientAddress, ClientScheme};
+pub use config::{ConfigError, WorkerConfig};
+pub use register::RegisterError;
+pub use request_body::RequestBody;
+pub use worker::{Exit, RunError, Worker, WorkerHandle};

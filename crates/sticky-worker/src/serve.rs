@@ -1,0 +1,75 @@
+//! Serves HTTP/1.1 on one stream until it ends or is upgraded.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::application::Application;
+use crate::client_stream::ClientStream;
+use crate::sid_layer::SidLayer;
+
+/// The read and write buffers, and so the largest request head. Bodies flow
+/// through and may have any size.
+const BUFFER: usize = 16 << 10;
+
+/// When a worker leaves: for the request of a socket that came just before. The
+/// master passes sockets whose first head is complete, so it is there already.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+
+/// How connections are served; the same for all of them.
+pub(crate) fn http(idle_timeout: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(idle_timeout)
+        .max_buf_size(BUFFER)
+        .half_close(false);
+    http
+}
+
+/// Serves one stream. An upgraded one lives on in the application's hands.
+pub(crate) async fn serve<S: Application>(
+    http: Arc<http1::Builder>,
+    layer: Arc<SidLayer<S>>,
+    stream: ClientStream,
+) {
+    let state = stream.state().clone();
+    let service = service_fn(|request| {
+        let (layer, state) = (&layer, &state);
+        async move { Ok::<_, Infallible>(layer.handle(state, request).await) }
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection.with_upgrades());
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => Some(ended),
+        () = layer.draining.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            // Ended before its first request, a connection would be reset; all
+            // answers say `Connection: close` now.
+            let first = async {
+                if !state.saw_request() {
+                    tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = first => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(stream = state.id, %error, "connection ended");
+    }
+}

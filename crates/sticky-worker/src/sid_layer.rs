@@ -1,0 +1,276 @@
+//! The HTTP boundary: puts the tag and the secret on session ids, takes them
+//! off requests, refuses what names no session of ours, sends on what is
+//! another worker's. Everything else goes to the application untouched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::sid_tag::{SID_LENGTH, SidTag};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio_util::sync::CancellationToken;
+
+use crate::application::{Application, answer};
+use crate::client_handle::{Client, ClientHandle};
+use crate::client_info::ClientAddress;
+use crate::engine_request::{self, HANDSHAKE, Wish, asks_websocket};
+use crate::refusal::{Mended, Refusal, mend};
+use crate::relay::Relay;
+use crate::request_body::RequestBody;
+use crate::response_body::{ResponseBody, Taken};
+use crate::secret::Secret;
+use crate::sessions::Sessions;
+use crate::stream_state::StreamState;
+
+/// The answer to a handshake has some 120 bytes; a larger one is none.
+const HANDSHAKE_LIMIT: u64 = 4096;
+
+/// A poll's answer is looked at up to this size for the close packet at its
+/// end; it is in memory already.
+const POLL_LIMIT: u64 = 64 << 20;
+
+/// The Engine.IO close packet, alone or as the last of a payload.
+const CLOSE: &[u8] = b"1";
+const LAST_CLOSE: &[u8] = b"\x1e1";
+
+type Answer<S> = Response<ResponseBody<<S as Application>::Body>>;
+
+/// All that stands between hyper and the application.
+pub(crate) struct SidLayer<S> {
+    pub(crate) application: S,
+    pub(crate) own: SidTag,
+    /// The Engine.IO path without a slash at its end.
+    pub(crate) path: Box<str>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) relay: Relay,
+    pub(crate) upgrade_timeout: Duration,
+    /// Cancelled when the worker leaves.
+    pub(crate) draining: CancellationToken,
+}
+
+impl<S: Application> SidLayer<S> {
+    /// Answers one request that came over `stream`.
+    pub(crate) async fn handle(
+        &self,
+        stream: &Arc<StreamState>,
+        mut request: Request<Incoming>,
+    ) -> Answer<S> {
+        stream.request_seen();
+        let extensions = request.extensions_mut();
+        extensions.insert(ClientAddress(stream.origin.peer));
+        extensions.insert(stream.origin.scheme);
+        let wish = engine_request::read(&request, &self.path, self.own);
+        if !matches!(wish, Wish::OpenPolling | Wish::OpenWebsocket) {
+            stream.settle();
+        }
+        let mut response = self.fulfil(wish, stream, request).await;
+        stream.settle();
+        if self.draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
+    }
+
+    async fn fulfil(
+        &self,
+        wish: Wish,
+        stream: &Arc<StreamState>,
+        request: Request<Incoming>,
+    ) -> Answer<S> {
+        match wish {
+            Wish::Other => {
+                let request = request.map(RequestBody::Incoming);
+                self.application(request).await.map(ResponseBody::app)
+            }
+            Wish::Refused(refusal) => refusal.response(),
+            Wish::OpenPolling | Wish::OpenWebsocket if self.draining.is_cancelled() => {
+                Refusal::Leaving.response()
+            }
+            Wish::OpenPolling => self.open_polling(request).await,
+            Wish::OpenWebsocket => self.open_websocket(stream, request).await,
+            Wish::OpenNothing => {
+                let request = request.map(RequestBody::Incoming);
+                mend(self.application(request).await).response
+            }
+            Wish::Session { secret, websocket } => {
+                self.in_session(secret, websocket, stream, request).await
+            }
+            Wish::Foreign { .. } if stream.origin.relayed => Refusal::SessionUnknown.response(),
+            // Boxed: rare, and its future is large.
+            Wish::Foreign { owner, websocket } => {
+                let sent = self.relay.send(owner, websocket, stream, request);
+                match Box::pin(sent).await {
+                    Some(response) => {
+                        self.websocket_while_draining(stream);
+                        response.map(ResponseBody::Relayed)
+                    }
+                    None => Refusal::SessionUnknown.response(),
+                }
+            }
+        }
+    }
+
+    async fn open_polling(&self, mut request: Request<Incoming>) -> Answer<S> {
+        let client = Arc::new(Client::polling(Secret::random()));
+        self.prepare_opening(&mut request, &client);
+        let request = request.map(RequestBody::Incoming);
+        let response = self.application(request).await;
+        if response.status() != StatusCode::OK {
+            return mend(response).response;
+        }
+        let (mut parts, body) = response.into_parts();
+        let body = match ResponseBody::take_ready(body, HANDSHAKE_LIMIT) {
+            Taken::Partly(body) => body,
+            Taken::Whole(body) => match self.opened(&client, &body) {
+                Some(body) => {
+                    // Left as it was, the old length would cut the new body.
+                    parts.headers.insert(CONTENT_LENGTH, body.len().into());
+                    parts.headers.remove(TRANSFER_ENCODING);
+                    ResponseBody::full(body)
+                }
+                None => ResponseBody::full(body),
+            },
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// Enters the session into the table and gives the handshake's body with
+    /// the id that the client shall use. `None` when the body is no handshake.
+    fn opened(&self, client: &Arc<Client>, body: &Bytes) -> Option<Vec<u8>> {
+        let secret = client.secret?;
+        let engine_sid = engine_request::engine_sid(body)?;
+        self.sessions.opened(client, engine_sid);
+        if self.draining.is_cancelled() {
+            self.sessions.ask_to_return(client);
+        }
+        let rest = &body[HANDSHAKE.len() + engine_sid.len()..];
+        let mut tagged = Vec::with_capacity(HANDSHAKE.len() + SID_LENGTH + rest.len());
+        tagged.extend_from_slice(HANDSHAKE);
+        tagged.extend_from_slice(&self.own.encode());
+        tagged.extend_from_slice(secret.as_str().as_bytes());
+        tagged.extend_from_slice(rest);
+        Some(tagged)
+    }
+
+    async fn open_websocket(
+        &self,
+        stream: &Arc<StreamState>,
+        mut request: Request<Incoming>,
+    ) -> Answer<S> {
+        let client = Arc::new(Client::fresh_websocket(stream.clone()));
+        self.prepare_opening(&mut request, &client);
+        let request = request.map(RequestBody::Incoming);
+        let response = self.application(request).await;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return mend(response).response;
+        }
+        self.sessions.websocket_opened(stream);
+        self.websocket_while_draining(stream);
+        response.map(ResponseBody::app)
+    }
+
+    async fn in_session(
+        &self,
+        secret: Secret,
+        websocket: bool,
+        stream: &Arc<StreamState>,
+        mut request: Request<Incoming>,
+    ) -> Answer<S> {
+        let Some(session) = self.sessions.request(secret) else {
+            return Refusal::SessionUnknown.response();
+        };
+        if websocket && !asks_websocket(request.headers()) {
+            return Refusal::BadRequest.response();
+        }
+        match engine_request::with_sid(request.uri(), session.engine_sid()) {
+            Some(uri) => *request.uri_mut() = uri,
+            None => return Refusal::SessionUnknown.response(),
+        }
+        if websocket {
+            // socketioxide holds this head for as long as the WebSocket lives.
+            engine_request::own_headers(request.headers_mut());
+        }
+        let is_poll = request.method() == Method::GET && !websocket;
+        let (request, closes) = match looked_at(request).await {
+            Ok(both) => both,
+            Err(refusal) => return refusal.response(),
+        };
+        let response = self.application(request).await;
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS if websocket => {
+                stream.upgrade_began(self.upgrade_timeout);
+                session.websocket_accepted(stream);
+                self.websocket_while_draining(stream);
+                response.map(ResponseBody::app)
+            }
+            StatusCode::OK if is_poll => {
+                let (parts, body) = response.into_parts();
+                let body = match ResponseBody::take_ready(body, POLL_LIMIT) {
+                    Taken::Partly(body) => body,
+                    Taken::Whole(body) => {
+                        // Nothing at all: the session ended while polling.
+                        if body.is_empty() || body == CLOSE || body.ends_with(LAST_CLOSE) {
+                            session.session_gone();
+                        }
+                        ResponseBody::full(body)
+                    }
+                };
+                Response::from_parts(parts, body)
+            }
+            StatusCode::OK if closes => {
+                session.session_gone();
+                response.map(ResponseBody::app)
+            }
+            _ => {
+                let Mended {
+                    response,
+                    session_unknown,
+                } = mend(response);
+                if session_unknown {
+                    session.session_gone();
+                }
+                response
+            }
+        }
+    }
+
+    /// The application may keep this head for as long as the client lives.
+    fn prepare_opening(&self, request: &mut Request<Incoming>, client: &Arc<Client>) {
+        engine_request::own_headers(request.headers_mut());
+        if let Some(uri) = engine_request::own_uri(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        let handle = ClientHandle::new(client.clone(), &self.sessions);
+        request.extensions_mut().insert(handle);
+    }
+
+    /// A drain asks the WebSockets that it finds; this one may be later.
+    fn websocket_while_draining(&self, stream: &StreamState) {
+        if self.draining.is_cancelled() && stream.is_websocket() {
+            stream.ask_to_return();
+        }
+    }
+
+    async fn application(&self, request: Request<RequestBody>) -> Response<S::Body> {
+        answer(self.application.clone(), request).await
+    }
+}
+
+/// Whether the request is the client's farewell: a POST of the close packet
+/// and nothing else, which is why only bodies of one byte are looked at.
+async fn looked_at(request: Request<Incoming>) -> Result<(Request<RequestBody>, bool), Refusal> {
+    if request.method() != Method::POST || request.body().size_hint().exact() != Some(1) {
+        return Ok((request.map(RequestBody::Incoming), false));
+    }
+    let (parts, body) = request.into_parts();
+    // Fails when the client is gone: nobody reads the answer.
+    let body = body.collect().await.map_err(|_| Refusal::BadRequest)?;
+    let body = body.to_bytes();
+    let closes = body == CLOSE;
+    let request = Request::from_parts(parts, RequestBody::full(body));
+    Ok((request, closes))
+}

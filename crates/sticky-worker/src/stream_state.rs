@@ -1,0 +1,243 @@
+//! What the rest of the worker may know and ask of one served socket while
+//! something else (hyper, the application) holds the socket itself. Does no
+//! I/O.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use crate::board::Board;
+use crate::client_info::ClientScheme;
+
+/// What a client sends to finish an upgrade: the masked frames `2probe` (12
+/// bytes) and `5` (7 bytes).
+pub(crate) const UPGRADE_BYTES: u64 = 19;
+
+const STAY: u8 = 0;
+const AFTER_UPGRADE: u8 = 1;
+const NOW: u8 = 2;
+
+/// How a served socket came here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The client's address; peers of Unix listeners have none.
+    pub(crate) peer: Option<SocketAddr>,
+    /// What the client itself spoke.
+    pub(crate) scheme: ClientScheme,
+    /// Another worker sent it: it is not relayed again.
+    pub(crate) relayed: bool,
+    /// The master waits for it to be settled.
+    pub(crate) balanced: bool,
+}
+
+impl Origin {
+    /// A socket that the master handed over.
+    pub(crate) fn handed_over(peer: Option<SocketAddr>, balanced: bool) -> Self {
+        Origin {
+            peer,
+            scheme: ClientScheme::Http,
+            relayed: false,
+            balanced,
+        }
+    }
+
+    /// A connection to the relay socket that said nothing about itself.
+    pub(crate) fn plain_relay() -> Self {
+        Origin::handed_over(None, false)
+    }
+}
+
+/// When the reader of a stream must see its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Not asked for.
+    Stays,
+    /// Asked for, but an upgrade is under way: at this time at the latest.
+    AfterUpgrade(Instant),
+    /// At once.
+    Now,
+}
+
+type OnEnd = Box<dyn FnOnce() + Send>;
+
+/// The shared side of one served socket.
+pub(crate) struct StreamState {
+    pub(crate) id: u64,
+    pub(crate) origin: Origin,
+    board: Arc<Board>,
+    leave: AtomicU8,
+    reader: AtomicWaker,
+    received: AtomicU64,
+    /// The `received` count at which a started upgrade is done; 0: none began.
+    upgrade_done_at: AtomicU64,
+    upgrade_until: OnceLock<Instant>,
+    websocket: AtomicBool,
+    saw_request: AtomicBool,
+    unsettled: AtomicBool,
+    on_end: Mutex<Option<OnEnd>>,
+}
+
+impl StreamState {
+    pub(crate) fn new(id: u64, origin: Origin, board: Arc<Board>) -> Self {
+        board.connection_came();
+        StreamState {
+            id,
+            origin,
+            leave: AtomicU8::new(STAY),
+            reader: AtomicWaker::new(),
+            received: AtomicU64::new(0),
+            upgrade_done_at: AtomicU64::new(0),
+            upgrade_until: OnceLock::new(),
+            websocket: AtomicBool::new(false),
+            saw_request: AtomicBool::new(false),
+            unsettled: AtomicBool::new(origin.balanced),
+            on_end: Mutex::new(None),
+            board,
+        }
+    }
+
+    /// Tells the master once that it need not wait for this socket any more.
+    pub(crate) fn settle(&self) {
+        if self.unsettled.load(SeqCst) && self.unsettled.swap(false, SeqCst) {
+            self.board.settled();
+        }
+    }
+
+    /// A request head was read.
+    pub(crate) fn request_seen(&self) {
+        self.saw_request.store(true, SeqCst);
+    }
+
+    pub(crate) fn saw_request(&self) -> bool {
+        self.saw_request.load(SeqCst)
+    }
+
+    /// The stream carries a WebSocket from here on.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.websocket.load(SeqCst)
+    }
+
+    /// The application accepted a WebSocket on this stream; `on_end` runs when
+    /// the stream is dropped.
+    pub(crate) fn became_websocket(&self, on_end: impl FnOnce() + Send + 'static) {
+        *self.on_end.lock().expect("never poisoned") = Some(Box::new(on_end));
+        self.websocket.store(true, SeqCst);
+    }
+
+    /// A request to move a polling session to this stream was read: a client
+    /// whose stream ends between `3probe` and `5` would hang until its ping
+    /// timeout, so it is let finish for up to `timeout`.
+    pub(crate) fn upgrade_began(&self, timeout: Duration) {
+        if self.upgrade_until.set(Instant::now() + timeout).is_ok() {
+            let done_at = self.received.load(SeqCst) + UPGRADE_BYTES;
+            self.upgrade_done_at.store(done_at, SeqCst);
+        }
+    }
+
+    /// Whether as many bytes came since as an upgrade takes.
+    pub(crate) fn upgrade_done(&self) -> bool {
+        self.received.load(SeqCst) >= self.upgrade_done_at.load(SeqCst)
+    }
+
+    /// Lets the reader see the end of the stream, once a started upgrade is
+    /// done: the client library sees a transport close and connects anew.
+    pub(crate) fn ask_to_return(&self) {
+        let wish = if self.upgrade_done() {
+            NOW
+        } else {
+            AFTER_UPGRADE
+        };
+        self.leave.fetch_max(wish, SeqCst);
+        self.reader.wake();
+    }
+
+    /// Ends the stream for its reader whatever is under way.
+    pub(crate) fn cut(&self) {
+        self.leave.store(NOW, SeqCst);
+        self.reader.wake();
+    }
+
+    /// The client did not read for too long.
+    pub(crate) fn stalled(&self) {
+        self.board.stalled();
+        self.cut();
+    }
+
+    pub(crate) fn ending(&self) -> Ending {
+        match self.leave.load(SeqCst) {
+            STAY => Ending::Stays,
+            AFTER_UPGRADE if !self.upgrade_done() => match self.upgrade_until.get() {
+                Some(until) => Ending::AfterUpgrade(*until),
+                None => Ending::Now,
+            },
+            _ => Ending::Now,
+        }
+    }
+
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, SeqCst);
+    }
+
+    pub(crate) fn wake_on_ending(&self, waker: &Waker) {
+        self.reader.register(waker);
+    }
+
+    /// The socket is closed.
+    pub(crate) fn ended(&self) {
+        let on_end = self.on_end.lock().expect("never poisoned").take();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
+        self.settle();
+        self.board.connection_left();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(balanced: bool) -> (StreamState, Arc<Board>) {
+        let board = Arc::new(Board::create().unwrap().0);
+        let state = StreamState::new(1, Origin::handed_over(None, balanced), board.clone());
+        (state, board)
+    }
+
+    #[test]
+    fn a_balanced_socket_is_settled_once_and_others_never() {
+        for balanced in [true, false] {
+            let (state, board) = state(balanced);
+            state.settle();
+            state.settle();
+            state.ended();
+            assert_eq!(board.counters().settled.load(SeqCst), balanced.into());
+            assert_eq!(board.counters().connections.load(SeqCst), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_let_finish_before_the_end() {
+        let (state, _board) = state(false);
+        state.count_received(500);
+        state.upgrade_began(Duration::from_secs(10));
+        state.ask_to_return();
+        assert!(matches!(state.ending(), Ending::AfterUpgrade(_)));
+        state.count_received(12);
+        assert!(matches!(state.ending(), Ending::AfterUpgrade(_)));
+        state.count_received(7);
+        assert_eq!(state.ending(), Ending::Now);
+    }
+
+    #[test]
+    fn without_an_upgrade_the_end_comes_at_once() {
+        let (state, _board) = state(false);
+        assert_eq!(state.ending(), Ending::Stays);
+        state.ask_to_return();
+        assert_eq!(state.ending(), Ending::Now);
+    }
+}

@@ -1,0 +1,270 @@
+//! The life of one worker: registered, serving, leaving.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::handoff_channel::Channel;
+use common::sid_tag::SidTag;
+use hyper::server::conn::http1;
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::application::{Application, InProcessClose};
+use crate::board::Board;
+use crate::client_stream::{ClientStream, Socket};
+use crate::config::WorkerConfig;
+use crate::drain::Drain;
+use crate::open_files;
+use crate::receive::{Leave, Link};
+use crate::register::{Answered, RegisterError, Registration};
+use crate::relay::Relay;
+use crate::relay_listener;
+use crate::serve::{http, serve};
+use crate::sessions::{Limits, Sessions};
+use crate::sid_layer::SidLayer;
+use crate::stream_registry::StreamRegistry;
+use crate::stream_state::Origin;
+
+/// Why a worker stopped serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The shutdown future of [`Worker::run`] resolved.
+    Shutdown,
+    /// The master asked for it.
+    Drained,
+    /// Another process has this worker's id, or the master no place for it.
+    Retired,
+    /// There was no master for [`WorkerConfig::orphan_time`].
+    Orphaned,
+}
+
+/// Why a worker could not serve.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The relay socket could not be bound.
+    #[error("relay socket: {0}")]
+    RelaySocket(#[source] io::Error),
+}
+
+/// A registered worker.
+pub struct Worker {
+    config: WorkerConfig,
+    registration: Registration,
+    channel: Channel,
+    ready: watch::Sender<bool>,
+}
+
+/// Reaches a worker from anywhere in its process.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    ready: watch::Sender<bool>,
+    board: Arc<Board>,
+}
+
+impl WorkerHandle {
+    /// Whether the master may send sockets of new clients; it may not before
+    /// this was called with `true`. Sockets of sessions that live here come
+    /// regardless.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready
+            .send_if_modified(|now| std::mem::replace(now, ready) != ready);
+    }
+
+    /// Clients that live here now: polling sessions and WebSockets.
+    pub fn clients(&self) -> u64 {
+        self.board.clients()
+    }
+}
+
+impl Worker {
+    /// Takes the worker's id and says Hello to the master, with patience for a
+    /// master that comes up meanwhile.
+    pub async fn register(config: WorkerConfig) -> Result<Worker, RegisterError> {
+        let registration = Registration::claim(&config).await?;
+        let room = open_files::room_for_connections().map_err(RegisterError::OpenFiles)?;
+        registration.board.set_capacity(room);
+        let answered = registration.with_a_master(config.orphan_time, || false);
+        match answered.await {
+            Some(Answered::Welcome(channel, _)) => Ok(Worker {
+                config,
+                registration,
+                channel,
+                ready: watch::Sender::new(false),
+            }),
+            Some(Answered::Retire) => Err(RegisterError::Retired(config.worker)),
+            None => Err(RegisterError::NoMaster(config.orphan_time)),
+        }
+    }
+
+    /// For other tasks of this process.
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle {
+            ready: self.ready.clone(),
+            board: self.registration.board.clone(),
+        }
+    }
+
+    /// Tells the master that it may send sockets, as
+    /// [`WorkerHandle::set_ready`] does.
+    pub fn ready(&self) {
+        self.handle().set_ready(true);
+    }
+
+    /// Serves `application` until the master ends it or `shutdown` resolves.
+    /// Then every client is asked to come back elsewhere, within the master's
+    /// deadline or [`WorkerConfig::drain_time`]; what the application does when
+    /// its clients leave may outlast this call.
+    ///
+    /// Dropping the future stops receiving sockets; connections that are being
+    /// served end with the runtime.
+    pub async fn run<S: Application>(
+        self,
+        application: S,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Exit, RunError> {
+        let config = self.config;
+        let relay_path = self.registration.dir.relay_socket(config.worker);
+        let listener = listen(&relay_path).map_err(RunError::RelaySocket)?;
+        let draining = CancellationToken::new();
+        let server = Server::new(&config, &self.registration, application, &draining);
+        let board = self.registration.board.clone();
+        // Held to the end: the lock in it keeps the id ours while clients leave.
+        let registration = Arc::new(self.registration);
+        let (sessions, streams) = (server.layer.sessions.clone(), server.streams.clone());
+        let (leave, mut left) = mpsc::channel(1);
+        let link = Link {
+            registration: registration.clone(),
+            ready: self.ready.subscribe(),
+            draining: draining.clone(),
+            orphan_time: config.orphan_time,
+            leave,
+        };
+        let received = server.clone();
+        let expiring = sessions.clone();
+        let _tasks = [
+            background(async move { board.keep_beating().await }),
+            background(expiring.expire()),
+            background(relay_listener::accept(listener, move |unix| {
+                server.relayed(unix)
+            })),
+            background(link.run(self.channel, move |socket, info| {
+                received.serve(socket, Origin::handed_over(info.peer, info.balanced));
+            })),
+        ];
+        let why = tokio::select! {
+            why = left.recv() => why,
+            () = shutdown => None,
+        };
+        let (exit, within) = match why {
+            None => (Exit::Shutdown, config.drain_time),
+            Some(Leave::Drain(within)) => (Exit::Drained, within),
+            Some(Leave::Retired) => (Exit::Retired, config.drain_time),
+            Some(Leave::Orphaned) => (Exit::Orphaned, config.drain_time),
+        };
+        tracing::info!(?exit, ?within, "leaving");
+        let drain = Drain {
+            draining,
+            sessions,
+            streams,
+        };
+        drain.run(within).await;
+        let _ = fs::remove_file(&relay_path);
+        drop(registration);
+        Ok(exit)
+    }
+}
+
+/// Everything a new stream needs.
+struct Server<S> {
+    http: Arc<http1::Builder>,
+    layer: Arc<SidLayer<S>>,
+    streams: Arc<StreamRegistry>,
+    write_deadline: std::time::Duration,
+    idle_timeout: std::time::Duration,
+}
+
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Server {
+            http: self.http.clone(),
+            layer: self.layer.clone(),
+            streams: self.streams.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<S: Application> Server<S> {
+    fn new(
+        config: &WorkerConfig,
+        registration: &Registration,
+        application: S,
+        draining: &CancellationToken,
+    ) -> Self {
+        let board = &registration.board;
+        let limits = Limits {
+            unfinished: config.unfinished_handshakes,
+            lifetime: config.ping_interval + config.ping_timeout,
+        };
+        let close = InProcessClose::new(application.clone(), config.path());
+        let layer = SidLayer {
+            application,
+            own: SidTag {
+                node: config.node,
+                worker: config.worker,
+            },
+            path: config.path().into(),
+            sessions: Sessions::new(limits, board.clone(), Box::new(close)),
+            relay: Relay {
+                dir: registration.dir.clone(),
+                board: board.clone(),
+                upgrade_timeout: config.upgrade_timeout,
+            },
+            upgrade_timeout: config.upgrade_timeout,
+            draining: draining.clone(),
+        };
+        Server {
+            http: Arc::new(http(config.idle_timeout)),
+            layer: Arc::new(layer),
+            streams: Arc::new(StreamRegistry::new(board.clone())),
+            write_deadline: config.write_deadline,
+            idle_timeout: config.idle_timeout,
+        }
+    }
+
+    fn serve(&self, socket: Socket, origin: Origin) {
+        let streams = self.streams.clone();
+        let stream = ClientStream::new(socket, origin, streams, self.write_deadline);
+        tokio::spawn(serve(self.http.clone(), self.layer.clone(), stream));
+    }
+
+    fn relayed(&self, mut unix: tokio::net::UnixStream) {
+        let server = self.clone();
+        tokio::spawn(async move {
+            let origin = relay_listener::origin(&mut unix);
+            match tokio::time::timeout(server.idle_timeout, origin).await {
+                Ok(Ok(Some(origin))) => server.serve(Socket::Unix(unix), origin),
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "relay connection"),
+            }
+        });
+    }
+}
+
+/// The id's lock is ours, so a socket that is there is a dead worker's.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
+}
+
+fn background(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}

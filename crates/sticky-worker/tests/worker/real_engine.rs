@@ -1,0 +1,236 @@
+//! The worker in front of socketioxide.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use socketioxide::SocketIo;
+use socketioxide::extract::SocketRef;
+use sticky_worker::{ClientAddress, ClientHandle};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::{HttpClient, ask_websocket, ended, polling, read_exactly, websocket};
+use crate::stub_master::StubMaster;
+use crate::{LONG, until};
+
+/// An application of one namespace that echoes, counts who left, and lets each
+/// client ask to be sent away.
+fn application(left: Arc<AtomicUsize>) -> axum::Router {
+    let (layer, io) = SocketIo::builder()
+        .ping_interval(Duration::from_secs(25))
+        .build_layer();
+    io.ns("/", async move |socket: SocketRef| {
+        let address = socket.req_parts().extensions.get::<ClientAddress>();
+        assert!(matches!(address, Some(ClientAddress(Some(_)))));
+        socket.on(
+            "echo",
+            async |socket: SocketRef, text: socketioxide::extract::Data<String>| {
+                socket.emit("echo", &text.0).unwrap();
+            },
+        );
+        socket.on("away", async |socket: SocketRef| {
+            let handle = socket.req_parts().extensions.get::<ClientHandle>();
+            handle.unwrap().ask_to_return();
+        });
+        socket.on_disconnect(async move || {
+            left.fetch_add(1, SeqCst);
+        });
+    });
+    axum::Router::new()
+        .route("/healthz", axum::routing::get(async || "ok"))
+        .layer(layer)
+}
+
+/// A masked text frame; the mask of zeroes leaves the text as it is.
+async fn send_frame(stream: &mut TcpStream, text: &str) {
+    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    frame.extend(text.as_bytes());
+    stream.write_all(&frame).await.unwrap();
+}
+
+async fn read_frame(stream: &mut TcpStream) -> String {
+    let head = read_exactly(stream, 2).await;
+    assert_eq!(head[0], 0x81);
+    let length = match head[1] {
+        126 => usize::from(stream.read_u16().await.unwrap()),
+        short => short.into(),
+    };
+    String::from_utf8(read_exactly(stream, length).await).unwrap()
+}
+
+/// Frames up to one that begins so.
+async fn frame(stream: &mut TcpStream, start: &str) -> String {
+    loop {
+        let frame = read_frame(stream).await;
+        if frame.starts_with(start) {
+            return frame;
+        }
+    }
+}
+
+/// Polls up to a packet that begins so.
+async fn packet(client: &mut HttpClient, sid: &str, start: &str) -> String {
+    loop {
+        let answer = client.get(&polling(sid)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let found = answer
+            .body
+            .split('\x1e')
+            .find(|packet| packet.starts_with(start));
+        if let Some(found) = found {
+            return found.to_owned();
+        }
+    }
+}
+
+struct Fixture {
+    master: StubMaster,
+    worker: crate::stub_master::Running,
+    left: Arc<AtomicUsize>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let master = StubMaster::new().await;
+        let left = Arc::new(AtomicUsize::new(0));
+        let worker = master.start(2, application(left.clone())).await;
+        Fixture {
+            master,
+            worker,
+            left,
+        }
+    }
+
+    async fn connect(&mut self) -> TcpStream {
+        self.master.connect(&mut self.worker.member, true).await
+    }
+
+    async fn http(&mut self) -> HttpClient {
+        HttpClient::over(self.connect().await).await
+    }
+
+    /// A polling client of the namespace.
+    async fn polling_client(&mut self) -> (HttpClient, String) {
+        let mut client = self.http().await;
+        let sid = client.open().await;
+        assert_eq!(client.post(&polling(&sid), "40").await.body, "ok");
+        packet(&mut client, &sid, "40").await;
+        (client, sid)
+    }
+
+    /// A WebSocket client of the namespace.
+    async fn websocket_client(&mut self) -> TcpStream {
+        let mut stream = self.connect().await;
+        let head = ask_websocket(&mut stream, &websocket(None)).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(read_frame(&mut stream).await.starts_with(r#"0{"sid":""#));
+        send_frame(&mut stream, "40").await;
+        frame(&mut stream, "40").await;
+        stream
+    }
+
+    async fn left(&self, expected: usize) {
+        until("the disconnect handler", || {
+            self.left.load(SeqCst) == expected
+        })
+        .await;
+        let member = &self.worker.member;
+        until("the client's entry", || member.clients() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_polling_client_talks_and_is_asked_to_return() {
+    let mut fixture = Fixture::new().await;
+    let (mut client, sid) = fixture.polling_client().await;
+    client.post(&polling(&sid), r#"42["echo","hi"]"#).await;
+    assert_eq!(packet(&mut client, &sid, "42").await, r#"42["echo","hi"]"#);
+    // A second client polls while the first is asked: nothing happens to it.
+    let (mut other, other_sid) = fixture.polling_client().await;
+    client.post(&polling(&sid), r#"42["away"]"#).await;
+    until("the first client to leave", || {
+        fixture.left.load(SeqCst) == 1
+    })
+    .await;
+    until("its entry to end", || fixture.worker.member.clients() == 1).await;
+    assert!(client.get(&polling(&sid)).await.is_session_unknown());
+    other.post(&polling(&other_sid), r#"42["echo","yo"]"#).await;
+    assert_eq!(
+        packet(&mut other, &other_sid, "42").await,
+        r#"42["echo","yo"]"#
+    );
+    assert_eq!(other.get("/healthz").await.body, "ok");
+}
+
+#[tokio::test]
+async fn the_id_that_a_websocket_shows_is_not_one_to_poll_with() {
+    let mut fixture = Fixture::new().await;
+    let mut stream = fixture.connect().await;
+    ask_websocket(&mut stream, &websocket(None)).await;
+    let open = read_frame(&mut stream).await;
+    let engine_sid = crate::client::sid(&open);
+    assert_eq!(engine_sid.len(), 16);
+    let mut client = fixture.http().await;
+    assert!(client.get(&polling(engine_sid)).await.is_session_unknown());
+    assert!(
+        client
+            .post(&polling(engine_sid), "1")
+            .await
+            .is_session_unknown()
+    );
+}
+
+#[tokio::test]
+async fn a_websocket_client_talks_and_is_asked_to_return() {
+    let mut fixture = Fixture::new().await;
+    let mut stream = fixture.websocket_client().await;
+    send_frame(&mut stream, r#"42["echo","hi"]"#).await;
+    assert_eq!(frame(&mut stream, "42").await, r#"42["echo","hi"]"#);
+    send_frame(&mut stream, r#"42["away"]"#).await;
+    ended(&mut stream).await;
+    fixture.left(1).await;
+}
+
+#[tokio::test]
+async fn an_upgraded_client_talks_and_is_asked_to_return() {
+    let mut fixture = Fixture::new().await;
+    let (mut client, sid) = fixture.polling_client().await;
+    let mut stream = fixture.connect().await;
+    let head = ask_websocket(&mut stream, &websocket(Some(&sid))).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    send_frame(&mut stream, "2probe").await;
+    assert_eq!(read_frame(&mut stream).await, "3probe");
+    send_frame(&mut stream, "5").await;
+    send_frame(&mut stream, r#"42["echo","hi"]"#).await;
+    assert_eq!(frame(&mut stream, "42").await, r#"42["echo","hi"]"#);
+    assert_eq!(fixture.worker.member.clients(), 1);
+    send_frame(&mut stream, r#"42["away"]"#).await;
+    ended(&mut stream).await;
+    fixture.left(1).await;
+    assert!(client.get(&polling(&sid)).await.is_session_unknown());
+}
+
+#[tokio::test]
+async fn a_farewell_frees_the_client_at_once() {
+    let mut fixture = Fixture::new().await;
+    let (mut client, sid) = fixture.polling_client().await;
+    assert_eq!(client.post(&polling(&sid), "1").await.body, "ok");
+    fixture.left(1).await;
+}
+
+#[tokio::test]
+async fn a_drain_runs_every_disconnect_handler() {
+    let mut fixture = Fixture::new().await;
+    let (_polling, _) = fixture.polling_client().await;
+    let mut stream = fixture.websocket_client().await;
+    let (mut poller, sid) = fixture.polling_client().await;
+    let poll = tokio::spawn(async move { poller.get(&polling(&sid)).await });
+    fixture.worker.shut_down();
+    ended(&mut stream).await;
+    poll.abort();
+    fixture.left(3).await;
+    tokio::time::timeout(LONG, fixture.worker.exit())
+        .await
+        .unwrap();
+}
