@@ -1,0 +1,240 @@
+//! Which local sockets of one namespace are in which rooms, and hence which
+//! room channels the namespace needs. Pure: never touches sockets or the bus.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use socketioxide_core::Sid;
+
+/// Rooms by socket and sockets counted by room. A room has a member from the
+/// moment somebody reserves a place for a socket, so that its channel is
+/// subscribed before the socket joins.
+#[derive(Default)]
+pub(crate) struct Membership {
+    sockets: HashMap<Sid, SocketRooms>,
+    rooms: HashMap<Arc<str>, Room>,
+    next_visit: u64,
+}
+
+/// The rooms of one socket.
+struct SocketRooms {
+    visit: Visit,
+    rooms: HashMap<Arc<str>, Place>,
+}
+
+/// One stay of a socket in the namespace: a client may leave and come back with
+/// the same id, and what was begun for its last stay must not touch this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Visit(u64);
+
+#[derive(Default)]
+struct Place {
+    joined: bool,
+    /// Joins under way.
+    reservations: u32,
+}
+
+#[derive(Default)]
+struct Room {
+    members: usize,
+    /// Its channel is (being) subscribed.
+    has_channel: bool,
+}
+
+impl Membership {
+    /// Whether any local socket is in `room` or about to be.
+    pub(crate) fn has_room(&self, room: &str) -> bool {
+        self.rooms.contains_key(room)
+    }
+
+    /// Whether `sid` is in `room`; a reservation does not count.
+    pub(crate) fn has_joined(&self, sid: Sid, room: &str) -> bool {
+        let place = self
+            .sockets
+            .get(&sid)
+            .and_then(|socket| socket.rooms.get(room));
+        place.is_some_and(|place| place.joined)
+    }
+
+    /// Whether `sid` is known, in a room or not.
+    pub(crate) fn is_visiting(&self, sid: Sid) -> bool {
+        self.sockets.contains_key(&sid)
+    }
+
+    /// Puts `sid` into `room` without a channel.
+    pub(crate) fn join_without_channel(&mut self, sid: Sid, room: &Arc<str>) {
+        self.place(sid, room).joined = true;
+    }
+
+    /// Holds a place for `sid` in each of `rooms`, whose channels the caller
+    /// now subscribes. To be ended by [`settle`](Self::settle).
+    pub(crate) fn reserve(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Visit {
+        let visit = self.socket(sid).visit;
+        for room in rooms {
+            self.place(sid, room).reservations += 1;
+            self.rooms.entry(room.clone()).or_default().has_channel = true;
+        }
+        visit
+    }
+
+    /// Ends a reservation, with the socket in the rooms or not. Returns the
+    /// rooms whose channels nobody needs any more, and whether the socket's
+    /// visit still lasts; if not, nothing was done.
+    pub(crate) fn settle(
+        &mut self,
+        sid: Sid,
+        visit: Visit,
+        rooms: &[Arc<str>],
+        join: bool,
+    ) -> (Vec<Arc<str>>, bool) {
+        if self
+            .sockets
+            .get(&sid)
+            .is_none_or(|socket| socket.visit != visit)
+        {
+            return (Vec::new(), false);
+        }
+        for room in rooms {
+            let place = self.place(sid, room);
+            place.reservations = place.reservations.saturating_sub(1);
+            place.joined |= join;
+        }
+        (self.vacate(sid, rooms), true)
+    }
+
+    /// Takes `sid` out of `rooms`; places reserved stay. Returns the rooms
+    /// whose channels nobody needs any more.
+    pub(crate) fn leave(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Vec<Arc<str>> {
+        for room in rooms {
+            if let Some(place) = self
+                .sockets
+                .get_mut(&sid)
+                .and_then(|socket| socket.rooms.get_mut(room))
+            {
+                place.joined = false;
+            }
+        }
+        self.vacate(sid, rooms)
+    }
+
+    /// Ends the visit of `sid`. Returns the rooms whose channels nobody needs
+    /// any more.
+    pub(crate) fn remove(&mut self, sid: Sid) -> Vec<Arc<str>> {
+        let rooms = self.sockets.remove(&sid).map(|socket| socket.rooms);
+        let rooms: Vec<_> = rooms.into_iter().flatten().map(|(room, _)| room).collect();
+        rooms
+            .into_iter()
+            .filter_map(|room| self.release(&room))
+            .collect()
+    }
+
+    /// Every room that has a channel.
+    pub(crate) fn rooms_with_channel(&self) -> Vec<Arc<str>> {
+        let rooms = self.rooms.iter().filter(|(_, room)| room.has_channel);
+        rooms.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn socket(&mut self, sid: Sid) -> &mut SocketRooms {
+        self.sockets.entry(sid).or_insert_with(|| {
+            self.next_visit += 1;
+            SocketRooms {
+                visit: Visit(self.next_visit),
+                rooms: HashMap::new(),
+            }
+        })
+    }
+
+    fn place(&mut self, sid: Sid, room: &Arc<str>) -> &mut Place {
+        if !self.socket(sid).rooms.contains_key(room) {
+            self.rooms.entry(room.clone()).or_default().members += 1;
+        }
+        self.socket(sid).rooms.entry(room.clone()).or_default()
+    }
+
+    /// Drops the places among `rooms` that are neither taken nor reserved.
+    fn vacate(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Vec<Arc<str>> {
+        let mut released = Vec::new();
+        for room in rooms {
+            let Some(socket) = self.sockets.get_mut(&sid) else {
+                break;
+            };
+            let vacant = |place: &Place| !place.joined && place.reservations == 0;
+            if socket.rooms.get(room).is_some_and(vacant) {
+                socket.rooms.remove(room);
+                released.extend(self.release(room));
+            }
+        }
+        released
+    }
+
+    /// Counts one member of `room` less. Returns it when that was the last and
+    /// it has a channel.
+    fn release(&mut self, room: &Arc<str>) -> Option<Arc<str>> {
+        let entry = self.rooms.get_mut(room)?;
+        entry.members -= 1;
+        if entry.members > 0 {
+            return None;
+        }
+        let has_channel = entry.has_channel;
+        self.rooms.remove(room);
+        has_channel.then(|| room.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(rooms: &[&str]) -> Vec<Arc<str>> {
+        rooms.iter().map(|room| Arc::from(*room)).collect()
+    }
+
+    #[test]
+    fn a_channel_is_needed_from_the_first_reservation_to_the_last_member() {
+        let (mut membership, a, b) = (Membership::default(), Sid::new(), Sid::new());
+        let room = names(&["r"]);
+        let visit_a = membership.reserve(a, &room);
+        assert!(membership.has_room("r"));
+        let visit_b = membership.reserve(b, &room);
+        assert_eq!(membership.settle(a, visit_a, &room, true), (vec![], true));
+        assert_eq!(membership.leave(a, &room), names(&[]));
+        assert_eq!(membership.settle(b, visit_b, &room, false), (room, true));
+        assert!(!membership.has_room("r"));
+    }
+
+    #[test]
+    fn a_join_that_fails_leaves_another_join_of_the_same_socket_alone() {
+        let (mut membership, sid) = (Membership::default(), Sid::new());
+        let room = names(&["r"]);
+        let first = membership.reserve(sid, &room);
+        let second = membership.reserve(sid, &room);
+        assert_eq!(membership.settle(sid, second, &room, true), (vec![], true));
+        assert_eq!(membership.settle(sid, first, &room, false), (vec![], true));
+        assert!(membership.has_room("r"));
+        assert_eq!(membership.leave(sid, &room), room);
+    }
+
+    #[test]
+    fn what_was_begun_in_an_earlier_visit_does_not_touch_the_next() {
+        let (mut membership, sid) = (Membership::default(), Sid::new());
+        let room = names(&["r"]);
+        let old = membership.reserve(sid, &room);
+        assert_eq!(membership.remove(sid), room);
+        assert_eq!(membership.remove(sid), names(&[]));
+        let new = membership.reserve(sid, &room);
+        assert_eq!(membership.settle(sid, old, &room, false), (vec![], false));
+        assert_eq!(membership.settle(sid, new, &room, true), (vec![], true));
+        assert_eq!(membership.rooms_with_channel(), room);
+    }
+
+    #[test]
+    fn a_room_without_a_channel_has_none_to_give_back() {
+        let (mut membership, sid) = (Membership::default(), Sid::new());
+        let own = names(&["own"]);
+        membership.join_without_channel(sid, &own[0]);
+        assert!(membership.has_room("own"));
+        assert!(membership.rooms_with_channel().is_empty());
+        assert_eq!(membership.remove(sid), names(&[]));
+        assert!(!membership.has_room("own"));
+    }
+}

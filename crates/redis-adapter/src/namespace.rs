@@ -1,0 +1,381 @@
+//! One namespace of this process: delivers broadcasts to its local sockets,
+//! publishes them, and keeps the subscriptions that its rooms need.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use socketioxide::adapter::Emitter;
+use socketioxide::extract::SocketRef;
+use socketioxide_core::Sid;
+use socketioxide_core::adapter::errors::SocketError;
+use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, CoreLocalAdapter, Room};
+use socketioxide_core::packet::Packet;
+
+use crate::adapter::Adapter;
+use crate::broadcast::{self, EncodeError, Header};
+use crate::bus::BusError;
+use crate::channel;
+use crate::gate_table::GateTable;
+use crate::membership::{Membership, Visit};
+use crate::msgpack::DecodeError;
+use crate::screen::{Keep, Screens};
+use crate::state::Shared;
+
+/// The room that held sockets are in, so that `except` can leave them out. The
+/// zero byte keeps it apart from rooms that people name.
+pub(crate) const HELD_ROOM: Room = Room::Borrowed("\0held");
+
+/// Locks are taken in the order of the fields, `gates` before `membership`,
+/// before those inside `local`. No code of others runs under them.
+pub(crate) struct Namespace {
+    path: Arc<str>,
+    pub(crate) shared: Arc<Shared>,
+    /// Read for the whole of a delivery, written when a gate comes or goes: so a
+    /// packet meets a gate entirely or not at all.
+    gates: RwLock<GateTable>,
+    screens: Mutex<Screens>,
+    membership: Mutex<Membership>,
+    pub(crate) local: CoreLocalAdapter<Emitter>,
+}
+
+/// A future that says whether the bus has confirmed.
+pub(crate) type Confirmation = BoxFuture<'static, Result<(), BusError>>;
+
+impl Namespace {
+    pub(crate) fn new(shared: Arc<Shared>, local: CoreLocalAdapter<Emitter>) -> Self {
+        Self {
+            path: Arc::from(local.path().as_str()),
+            shared,
+            gates: RwLock::default(),
+            screens: Mutex::default(),
+            membership: Mutex::default(),
+            local,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
+    fn membership(&self) -> MutexGuard<'_, Membership> {
+        self.membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_gates(&self) -> RwLockReadGuard<'_, GateTable> {
+        self.gates.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write_gates(&self) -> RwLockWriteGuard<'_, GateTable> {
+        self.gates.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn screens(&self) -> MutexGuard<'_, Screens> {
+        self.screens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Broadcasts.
+
+    /// Hands `packet` to the local sockets that `opts` mean, or to their gates.
+    pub(crate) fn deliver(
+        &self,
+        packet: Packet,
+        mut opts: BroadcastOptions,
+    ) -> Result<(), Vec<SocketError>> {
+        let gates = self.read_gates();
+        if !gates.is_empty() {
+            let target = single_target(&opts);
+            let membership = self.membership();
+            gates.buffer(&packet, &opts, |sid, room| membership.has_joined(sid, room));
+            drop(membership);
+            if target.is_some_and(|sid| gates.holds(sid)) {
+                return Ok(());
+            }
+            opts.except.push(HELD_ROOM);
+        }
+        let unwanted = self.unwanted(&packet, &opts);
+        opts.except.extend(unwanted);
+        self.local.broadcast(packet, opts)
+    }
+
+    /// The own rooms of those whose screen does not let the packet through.
+    fn unwanted(&self, packet: &Packet, opts: &BroadcastOptions) -> Vec<Room> {
+        let screens = {
+            let screens = self.screens();
+            if screens.is_empty() {
+                return Vec::new();
+            }
+            screens.of(opts.rooms.iter().map(AsRef::as_ref))
+        };
+        let json = broadcast::json_of(packet).map_or("", |(json, _)| json);
+        let unwanted = screens.into_iter().filter(|(_, keep)| !keep(json));
+        unwanted
+            .map(|(sid, _)| Room::Owned(sid.to_string()))
+            .collect()
+    }
+
+    /// Lets `keep` decide for some time what the socket hears through `rooms`.
+    pub(crate) fn screen(
+        self: &Arc<Self>,
+        sid: Sid,
+        rooms: &[Arc<str>],
+        keep: &Keep,
+        time: Duration,
+    ) {
+        let id = self.screens().insert(sid, rooms, keep);
+        let namespace = Arc::downgrade(self);
+        let rooms = rooms.to_vec();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if let Some(namespace) = namespace.upgrade() {
+                namespace.screens().remove(&rooms, id);
+            }
+        });
+    }
+
+    /// Queues the publication of `packet` to the other processes.
+    pub(crate) fn publish(
+        &self,
+        packet: &Packet,
+        opts: &BroadcastOptions,
+    ) -> Result<Confirmation, EncodeError> {
+        let everyone = opts.rooms.is_empty() && opts.has_flag(BroadcastFlags::Broadcast);
+        let mut rooms = without_repeats(&opts.rooms);
+        let mut except = without_repeats(&opts.except);
+        // A socket's id is a room in JavaScript: the sender is left out, or a
+        // single socket of another process is meant, by naming that room.
+        let sid = opts.sid.map(|sid| sid.to_string());
+        if let Some(sid) = sid.as_deref() {
+            if opts.has_flag(BroadcastFlags::Broadcast) {
+                except.push(sid);
+            } else if rooms.is_empty() {
+                rooms.push(sid);
+            }
+        }
+        if rooms.is_empty() && !everyone {
+            // Nobody is meant.
+            return Ok(Box::pin(std::future::ready(Ok(()))));
+        }
+        let volatile = opts.has_flag(BroadcastFlags::Volatile);
+        let payload = broadcast::encode(&self.shared.uid, packet, &rooms, &except, volatile)?;
+        let channel = match rooms[..] {
+            [room] => self.room_channel(room),
+            _ => self.base_channel(),
+        };
+        Ok(self.shared.bus.publish(channel, payload))
+    }
+
+    /// Delivers another process's broadcast that came on the channel of `room`,
+    /// or on the base channel, when it is for anybody here.
+    pub(crate) fn receive(&self, room: Option<&str>, message: &Bytes) -> Result<(), DecodeError> {
+        let header = Header::read(message)?;
+        let wanted = {
+            let membership = self.membership();
+            room.is_none_or(|room| membership.has_room(room))
+                && (header.rooms.is_empty()
+                    || header.rooms.iter().any(|room| membership.has_room(room)))
+        };
+        if !wanted {
+            return Ok(());
+        }
+        let packet = header.packet()?;
+        if *packet.ns != *self.path {
+            return Err(DecodeError::Unexpected("the namespace"));
+        }
+        let mut opts = BroadcastOptions::default();
+        if header.rooms.is_empty() {
+            opts.add_flag(BroadcastFlags::Broadcast);
+        }
+        if header.volatile {
+            opts.add_flag(BroadcastFlags::Volatile);
+        }
+        opts.rooms.extend(header.rooms);
+        opts.except.extend(header.except);
+        if let Err(errors) = self.deliver(packet, opts) {
+            // As for a local broadcast, which reports it to its caller: some
+            // client's queue is full or has just closed.
+            tracing::debug!(ns = %self.path, sockets = errors.len(), "a broadcast did not reach every socket");
+        }
+        Ok(())
+    }
+
+    // Rooms. The bus is called under the lock: it must see subscriptions come
+    // and go in the order in which the rooms fill and empty.
+
+    pub(crate) fn has_room(&self, room: &str) -> bool {
+        self.membership().has_room(room)
+    }
+
+    /// Lets the socket be reached by its id, on this process only.
+    pub(crate) fn enter_own_room(&self, socket: &SocketRef<Adapter>) {
+        let room: Arc<str> = socket.id.to_string().into();
+        let mut membership = self.membership();
+        if socket.connected() {
+            membership.join_without_channel(socket.id, &room);
+            self.local.add_all(socket.id, room.to_string());
+        }
+    }
+
+    /// Keeps a place in `rooms` for the socket and subscribes to them. The
+    /// confirmation covers the namespace's base channel too.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        sid: Sid,
+        socket: Option<SocketRef<Adapter>>,
+        rooms: &[impl AsRef<str>],
+    ) -> (Reservation, Confirmation) {
+        let rooms: Vec<Arc<str>> = rooms.iter().map(|room| Arc::from(room.as_ref())).collect();
+        let mut channels: Vec<String> = rooms.iter().map(|room| self.room_channel(room)).collect();
+        channels.push(self.base_channel());
+        let mut membership = self.membership();
+        let visit = membership.reserve(sid, &rooms);
+        let confirmation = self.shared.bus.subscribe(channels);
+        drop(membership);
+        let reservation = Reservation {
+            namespace: self.clone(),
+            sid,
+            socket,
+            visit,
+            rooms,
+            settled: false,
+        };
+        (reservation, confirmation)
+    }
+
+    /// Joins sockets of which only the ids are at hand. One that was never
+    /// introduced by a join, or is forgotten already, is left out.
+    pub(crate) async fn join_known(
+        self: &Arc<Self>,
+        mut sids: Vec<Sid>,
+        rooms: &[impl AsRef<str>],
+    ) -> Result<(), BusError> {
+        sids.retain(|sid| self.membership().is_visiting(*sid));
+        let (reservations, confirmations): (Vec<_>, Vec<_>) = sids
+            .into_iter()
+            .map(|sid| self.reserve(sid, None, rooms))
+            .unzip();
+        for confirmation in confirmations {
+            confirmation.await?;
+        }
+        reservations.into_iter().for_each(Reservation::join);
+        Ok(())
+    }
+
+    pub(crate) fn leave(&self, sid: Sid, rooms: &[impl AsRef<str>]) {
+        let rooms: Vec<Arc<str>> = rooms.iter().map(|room| Arc::from(room.as_ref())).collect();
+        let mut membership = self.membership();
+        let emptied = membership.leave(sid, &rooms);
+        self.local.del(sid, names(&rooms));
+        self.unsubscribe(emptied);
+    }
+
+    /// Forgets a socket and its gate.
+    pub(crate) fn remove(&self, sid: Sid) {
+        self.write_gates().remove(sid);
+        let mut membership = self.membership();
+        let emptied = membership.remove(sid);
+        self.unsubscribe(emptied);
+    }
+
+    pub(crate) fn subscribe_base(&self) {
+        // Queued by the call; whoever needs the confirmation asks again in `reserve`.
+        drop(self.shared.bus.subscribe(vec![self.base_channel()]));
+    }
+
+    pub(crate) fn unsubscribe_all(&self) {
+        let membership = self.membership();
+        self.unsubscribe(membership.rooms_with_channel());
+        self.shared.bus.unsubscribe(vec![self.base_channel()]);
+    }
+
+    fn unsubscribe(&self, rooms: Vec<Arc<str>>) {
+        if !rooms.is_empty() {
+            let channels = rooms.iter().map(|room| self.room_channel(room)).collect();
+            self.shared.bus.unsubscribe(channels);
+        }
+    }
+
+    fn base_channel(&self) -> String {
+        channel::base_channel(&self.shared.prefix, &self.path)
+    }
+
+    fn room_channel(&self, room: &str) -> String {
+        channel::room_channel(&self.shared.prefix, &self.path, room)
+    }
+}
+
+/// A place in some rooms, kept while their subscription is on its way. Dropping
+/// it gives the place back.
+pub(crate) struct Reservation {
+    namespace: Arc<Namespace>,
+    sid: Sid,
+    /// To see whether it is still connected; without it only the visit tells.
+    socket: Option<SocketRef<Adapter>>,
+    visit: Visit,
+    rooms: Vec<Arc<str>>,
+    settled: bool,
+}
+
+impl Reservation {
+    pub(crate) fn namespace(&self) -> &Arc<Namespace> {
+        &self.namespace
+    }
+
+    pub(crate) fn sid(&self) -> Sid {
+        self.sid
+    }
+
+    pub(crate) fn rooms(&self) -> &[Arc<str>] {
+        &self.rooms
+    }
+
+    /// Joins the rooms, unless the socket is gone.
+    pub(crate) fn join(mut self) {
+        self.settle(true);
+    }
+
+    fn settle(&mut self, join: bool) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let mut membership = self.namespace.membership();
+        // A socket is no longer connected before its disconnect handler runs, and
+        // that takes this lock to forget the socket: none is joined after that.
+        let connected = self.socket.as_ref().is_none_or(|socket| socket.connected());
+        let (sid, join) = (self.sid, join && connected);
+        let (emptied, visiting) = membership.settle(sid, self.visit, &self.rooms, join);
+        if join && visiting {
+            self.namespace.local.add_all(sid, names(&self.rooms));
+        }
+        self.namespace.unsubscribe(emptied);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.settle(false);
+    }
+}
+
+/// The one socket that is meant when neither rooms nor everyone are.
+pub(crate) fn single_target(opts: &BroadcastOptions) -> Option<Sid> {
+    let single = opts.rooms.is_empty() && !opts.has_flag(BroadcastFlags::Broadcast);
+    opts.sid.filter(|_| single)
+}
+
+fn names(rooms: &[Arc<str>]) -> Vec<Room> {
+    rooms
+        .iter()
+        .map(|room| Room::Owned(room.to_string()))
+        .collect()
+}
+
+fn without_repeats(rooms: &[Room]) -> Vec<&str> {
+    let mut seen = HashSet::new();
+    let rooms = rooms.iter().map(AsRef::as_ref);
+    rooms.filter(|room: &&str| seen.insert(*room)).collect()
+}

@@ -1,0 +1,182 @@
+//! A [`Bus`] on Redis pub/sub: one connection that publishes, and one that is
+//! subscribed to exact channels, never to patterns. Both reconnect for ever.
+
+mod backoff;
+mod health;
+mod publisher;
+mod subscriber;
+mod subscriptions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::bus::{Bus, BusError};
+use crate::event_queue::{EventReceiver, event_queue};
+use backoff::Backoff;
+use health::Health;
+use publisher::{Budget, Publish, Publisher};
+use subscriber::{Command, Subscriber};
+
+/// Time limits and bounds of a [`RedisBus`].
+#[derive(Debug, Clone)]
+pub struct RedisBusOptions {
+    /// How long [`Bus::publish`] waits for Redis, from the call. Default 2 s.
+    pub publish_timeout: Duration,
+    /// How long [`Bus::subscribe`] waits for Redis, from the call. Default 5 s.
+    pub subscribe_timeout: Duration,
+    /// How long one attempt to connect may take. Default 2 s.
+    pub connect_timeout: Duration,
+    /// After this long without a command a connection is tried with a PING,
+    /// and given up after as long again without an answer: a connection that
+    /// silently died is noticed within twice this. Default 5 s.
+    pub ping_interval: Duration,
+    /// The pause before the first attempt to reconnect; it doubles up to
+    /// `backoff_max`, and each is shortened at random by up to a half.
+    /// Default 50 ms.
+    pub backoff_min: Duration,
+    /// The longest pause between attempts to reconnect. Default 2 s.
+    pub backoff_max: Duration,
+    /// Messages that may wait for the consumer. More become a gap. Default 16,384.
+    pub max_waiting_events: usize,
+    /// Their bytes. Default 32 MiB, which is what Redis itself allows a
+    /// subscriber to lag behind before it is cut off.
+    pub max_waiting_event_bytes: usize,
+    /// Messages that may wait to be published, and to be confirmed. Default 16,384.
+    pub max_waiting_publishes: usize,
+    /// Their bytes. Default 32 MiB.
+    pub max_waiting_publish_bytes: usize,
+}
+
+impl Default for RedisBusOptions {
+    fn default() -> Self {
+        Self {
+            publish_timeout: Duration::from_secs(2),
+            subscribe_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            ping_interval: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(2),
+            max_waiting_events: 16_384,
+            max_waiting_event_bytes: 32 * 1024 * 1024,
+            max_waiting_publishes: 16_384,
+            max_waiting_publish_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// Publishes to and hears from one Redis server. Its two tasks end when it is
+/// dropped.
+pub struct RedisBus {
+    publishes: mpsc::UnboundedSender<Publish>,
+    budget: Arc<Budget>,
+    publish_timeout: Duration,
+    commands: mpsc::UnboundedSender<Command>,
+    subscribe_timeout: Duration,
+    health: Arc<Health>,
+}
+
+impl RedisBus {
+    /// Starts to connect, and never stops trying: that Redis is away is no
+    /// error, neither now nor later.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(client: redis::Client, options: RedisBusOptions) -> (Self, EventReceiver) {
+        // Bounded by the budget.
+        let (publishes, publish_queue) = mpsc::unbounded_channel();
+        // Taken whatever else the subscriber waits for, so nothing adds up.
+        let (commands, command_queue) = mpsc::unbounded_channel();
+        let (events, receiver) =
+            event_queue(options.max_waiting_events, options.max_waiting_event_bytes);
+        let budget = Arc::new(Budget::new(
+            options.max_waiting_publishes,
+            options.max_waiting_publish_bytes,
+        ));
+        let health = Arc::new(Health::default());
+        // The subscriber sees a broken connection at once; an idle publisher would
+        // find out with its next message.
+        let suspicion = Arc::new(Notify::new());
+        let backoff = Backoff::new(options.backoff_min, options.backoff_max);
+        let bus = Self {
+            publishes,
+            budget,
+            publish_timeout: options.publish_timeout,
+            commands,
+            subscribe_timeout: options.subscribe_timeout,
+            health: health.clone(),
+        };
+        let publisher = Publisher {
+            client: client.clone(),
+            options: options.clone(),
+            queue: publish_queue,
+            health: health.clone(),
+            suspicion: suspicion.clone(),
+            backoff: backoff.clone(),
+        };
+        tokio::spawn(publisher.run());
+        let subscriber = Subscriber {
+            client,
+            options,
+            commands: command_queue,
+            events,
+            health,
+            suspicion,
+            backoff,
+        };
+        tokio::spawn(subscriber.run());
+        (bus, receiver)
+    }
+}
+
+impl Bus for RedisBus {
+    fn publish(&self, channel: String, payload: Bytes) -> BoxFuture<'static, Result<(), BusError>> {
+        let Some(share) = Budget::take(&self.budget, channel.len() + payload.len()) else {
+            return Box::pin(std::future::ready(Err(BusError::QueueFull)));
+        };
+        let (confirm, confirmed) = oneshot::channel();
+        let deadline = Instant::now() + self.publish_timeout;
+        let publish = Publish {
+            channel,
+            payload,
+            deadline,
+            confirm,
+            _share: share,
+        };
+        // A closed queue drops `confirm`, which `answer` reports.
+        let _ = self.publishes.send(publish);
+        Box::pin(answer(confirmed, deadline))
+    }
+
+    fn subscribe(&self, channels: Vec<String>) -> BoxFuture<'static, Result<(), BusError>> {
+        let (confirm, confirmed) = oneshot::channel();
+        let deadline = Instant::now() + self.subscribe_timeout;
+        let _ = self.commands.send(Command::Subscribe { channels, confirm });
+        Box::pin(answer(confirmed, deadline))
+    }
+
+    fn unsubscribe(&self, channels: Vec<String>) {
+        let _ = self.commands.send(Command::Unsubscribe { channels });
+    }
+
+    fn watch_up(&self) -> watch::Receiver<bool> {
+        self.health.watch_up()
+    }
+}
+
+type Confirm = oneshot::Sender<Result<(), BusError>>;
+
+async fn answer(
+    confirmed: oneshot::Receiver<Result<(), BusError>>,
+    deadline: Instant,
+) -> Result<(), BusError> {
+    match tokio::time::timeout_at(deadline, confirmed).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(BusError::Closed),
+        Err(_) => Err(BusError::Timeout),
+    }
+}

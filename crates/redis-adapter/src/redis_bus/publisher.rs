@@ -1,0 +1,291 @@
+//! The publishing connection. Owns the order: one batch is under way at a time,
+//! and what comes meanwhile is the next batch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Pipeline, Value};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::backoff::Backoff;
+use super::health::{Health, Role};
+use super::{Confirm, RedisBusOptions};
+use crate::bus::BusError;
+
+/// A batch ends at either: large enough that the round trip does not count,
+/// small enough that its first message is not confirmed much later than alone.
+const BATCH_MESSAGES: usize = 512;
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// One message on its way.
+pub(super) struct Publish {
+    pub(super) channel: String,
+    pub(super) payload: Bytes,
+    /// Nobody waits for the confirmation any more, so it is not sent after this.
+    pub(super) deadline: Instant,
+    pub(super) confirm: Confirm,
+    pub(super) _share: Share,
+}
+
+/// Bounds all messages on their way.
+pub(super) struct Budget {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    max_messages: usize,
+    max_bytes: usize,
+}
+
+/// One message's part of the budget, given back when dropped.
+pub(super) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new(max_messages: usize, max_bytes: usize) -> Self {
+        Self {
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            max_messages,
+            max_bytes,
+        }
+    }
+
+    pub(super) fn take(budget: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let share = Share {
+            budget: budget.clone(),
+            bytes,
+        };
+        let messages = budget.messages.fetch_add(1, Ordering::Relaxed);
+        let waiting = budget.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = messages == 0
+            || (messages < budget.max_messages && waiting + bytes <= budget.max_bytes);
+        fits.then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.messages.fetch_sub(1, Ordering::Relaxed);
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct Publisher {
+    pub(super) client: redis::Client,
+    pub(super) options: RedisBusOptions,
+    pub(super) queue: mpsc::UnboundedReceiver<Publish>,
+    pub(super) health: Arc<Health>,
+    /// Says that Redis may be gone: look at once.
+    pub(super) suspicion: Arc<Notify>,
+    pub(super) backoff: Backoff,
+}
+
+/// The bus was dropped.
+struct Closed;
+
+impl Publisher {
+    pub(super) async fn run(mut self) {
+        let mut pending = VecDeque::new();
+        while let Ok(connection) = self.connect(&mut pending).await {
+            self.health.up(Role::Publisher);
+            match self.serve(connection, &mut pending).await {
+                Ok(cause) => self.health.down(Role::Publisher, &cause),
+                Err(Closed) => return,
+            }
+            let pause = sleep(self.backoff.pause());
+            if collecting(&mut self.queue, &mut pending, pause)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Connects, however long that takes. Messages go on to queue, and to expire.
+    async fn connect(
+        &mut self,
+        pending: &mut VecDeque<Publish>,
+    ) -> Result<MultiplexedConnection, Closed> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.options.connect_timeout))
+            // The batch has its own.
+            .set_response_timeout(None);
+        loop {
+            let client = self.client.clone();
+            let attempt = client.get_multiplexed_async_connection_with_config(&config);
+            // The connection timeout covers the TCP connection only, not the greeting.
+            let attempt = timeout(self.options.connect_timeout, attempt);
+            let failure = match collecting(&mut self.queue, pending, attempt).await? {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            self.health.down(Role::Publisher, &failure);
+            let pause = sleep(self.backoff.pause());
+            collecting(&mut self.queue, pending, pause).await?;
+        }
+    }
+
+    /// Publishes until the connection is of no use; returns why.
+    async fn serve(
+        &mut self,
+        mut connection: MultiplexedConnection,
+        pending: &mut VecDeque<Publish>,
+    ) -> Result<String, Closed> {
+        loop {
+            if pending.is_empty() {
+                tokio::select! {
+                    publish = self.queue.recv() => pending.push_back(publish.ok_or(Closed)?),
+                    () = self.suspicion.notified() => {}
+                    () = sleep(self.options.ping_interval) => {}
+                }
+            }
+            while let Ok(publish) = self.queue.try_recv() {
+                pending.push_back(publish);
+            }
+            expire(pending);
+            let batch = take_batch(pending);
+            let limit = match batch.is_empty() {
+                true => self.options.ping_interval,
+                false => self.options.publish_timeout,
+            };
+            let pipeline = pipeline_of(&batch);
+            let sent = connection.send_packed_commands(&pipeline, 0, pipeline.len());
+            let failure = match timeout(limit, sent).await {
+                Ok(Ok(answers)) => {
+                    self.backoff.reset();
+                    confirm(batch, answers);
+                    continue;
+                }
+                Ok(Err(error)) => BusError::Lost(error.to_string()),
+                Err(_) => BusError::Timeout,
+            };
+            // Whether Redis has seen it is not known, so it is not sent again.
+            for publish in batch {
+                let _ = publish.confirm.send(Err(failure.clone()));
+            }
+            return Ok(failure.to_string());
+        }
+    }
+}
+
+/// Runs `work` while the queue moves to `pending`, which holds no message past its deadline.
+async fn collecting<T>(
+    queue: &mut mpsc::UnboundedReceiver<Publish>,
+    pending: &mut VecDeque<Publish>,
+    work: impl Future<Output = T>,
+) -> Result<T, Closed> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            publish = queue.recv() => {
+                pending.push_back(publish.ok_or(Closed)?);
+                expire(pending);
+            }
+        }
+    }
+}
+
+fn expire(pending: &mut VecDeque<Publish>) {
+    let now = Instant::now();
+    // All have the same time to live, so the front is the oldest. The one who
+    // waits for the confirmation watches the deadline too.
+    while pending
+        .front()
+        .is_some_and(|publish| publish.deadline <= now)
+    {
+        pending.pop_front();
+    }
+}
+
+fn take_batch(pending: &mut VecDeque<Publish>) -> Vec<Publish> {
+    let mut bytes = 0;
+    let fitting = pending.iter().take(BATCH_MESSAGES).take_while(|publish| {
+        let fits = bytes == 0 || bytes + publish.payload.len() <= BATCH_BYTES;
+        bytes += publish.payload.len().max(1);
+        fits
+    });
+    let count = fitting.count();
+    pending.drain(..count).collect()
+}
+
+/// The PUBLISH commands of a batch; a PING when there are none.
+fn pipeline_of(batch: &[Publish]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(batch.len().max(1));
+    for publish in batch {
+        pipeline
+            .cmd("PUBLISH")
+            .arg(&publish.channel)
+            .arg(&publish.payload[..]);
+    }
+    if batch.is_empty() {
+        pipeline.cmd("PING");
+    }
+    pipeline
+}
+
+fn confirm(batch: Vec<Publish>, answers: Vec<Value>) {
+    for (publish, answer) in batch.into_iter().zip(answers) {
+        let result = match answer {
+            Value::ServerError(error) => Err(BusError::Refused(error.to_string())),
+            _ => Ok(()),
+        };
+        let _ = publish.confirm.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn publish(budget: &Arc<Budget>, bytes: usize, lives: Duration) -> Option<Publish> {
+        Some(Publish {
+            channel: "c".to_owned(),
+            payload: Bytes::from(vec![0; bytes]),
+            deadline: Instant::now() + lives,
+            confirm: oneshot::channel().0,
+            _share: Budget::take(budget, bytes)?,
+        })
+    }
+
+    #[tokio::test]
+    async fn the_budget_counts_what_is_on_its_way() {
+        let budget = Arc::new(Budget::new(2, 10));
+        let minute = Duration::from_secs(60);
+        let large = publish(&budget, 100, minute);
+        assert!(large.is_some(), "one message always fits");
+        assert!(publish(&budget, 1, minute).is_none());
+        drop(large);
+        let first = publish(&budget, 5, minute);
+        let second = publish(&budget, 5, minute);
+        assert!(first.is_some() && second.is_some());
+        assert!(publish(&budget, 0, minute).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_are_bounded_and_the_expired_are_left_out() {
+        let budget = Arc::new(Budget::new(usize::MAX, usize::MAX));
+        let minute = Duration::from_secs(60);
+        let mut pending = VecDeque::new();
+        pending.extend(publish(&budget, 1, Duration::from_secs(1)));
+        pending.extend(publish(&budget, 2 * BATCH_BYTES, minute));
+        pending.extend((0..600).filter_map(|_| publish(&budget, 3, minute)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        expire(&mut pending);
+        assert_eq!(take_batch(&mut pending).len(), 1);
+        assert_eq!(take_batch(&mut pending).len(), BATCH_MESSAGES);
+        assert_eq!(take_batch(&mut pending).len(), 600 - BATCH_MESSAGES);
+        assert!(take_batch(&mut pending).is_empty());
+    }
+}

@@ -1,0 +1,206 @@
+//! The subscribed connection: keeps it alive, brings it to what is wanted, and
+//! passes on what it hears. Never waits for the consumer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{Msg, RedisResult};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::backoff::Backoff;
+use super::health::{Health, Role};
+use super::subscriptions::{Batch, Subscriptions};
+use super::{Confirm, RedisBusOptions};
+use crate::bus::BusEvent;
+use crate::event_queue::EventSender;
+
+pub(super) enum Command {
+    Subscribe {
+        channels: Vec<String>,
+        confirm: Confirm,
+    },
+    Unsubscribe {
+        channels: Vec<String>,
+    },
+}
+
+pub(super) struct Subscriber {
+    pub(super) client: redis::Client,
+    pub(super) options: RedisBusOptions,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) events: EventSender,
+    pub(super) health: Arc<Health>,
+    /// Tells the publisher to look whether Redis is still there.
+    pub(super) suspicion: Arc<Notify>,
+    pub(super) backoff: Backoff,
+}
+
+/// The bus was dropped.
+struct Closed;
+
+/// What the connection was asked and has not answered yet.
+type Asked = BoxFuture<'static, RedisResult<Batch>>;
+
+impl Subscriber {
+    pub(super) async fn run(mut self) {
+        let mut subscriptions = Subscriptions::default();
+        let mut was_up = false;
+        while let Ok(connection) = self.connect(&mut subscriptions).await {
+            subscriptions.start_anew();
+            match self
+                .serve(connection, &mut subscriptions, &mut was_up)
+                .await
+            {
+                Ok(cause) => self.health.down(Role::Subscriber, &cause),
+                Err(Closed) => return,
+            }
+            self.suspicion.notify_one();
+            if was_up {
+                self.events.send(BusEvent::Down);
+            }
+            let pause = sleep(self.backoff.pause());
+            if collecting(&mut self.commands, &mut subscriptions, pause)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Connects, however long that takes. Commands go on to be taken.
+    async fn connect(&mut self, subscriptions: &mut Subscriptions) -> Result<PubSub, Closed> {
+        loop {
+            let client = self.client.clone();
+            let attempt = timeout(self.options.connect_timeout, client.get_async_pubsub());
+            let failure = match collecting(&mut self.commands, subscriptions, attempt).await? {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            self.health.down(Role::Subscriber, &failure);
+            let pause = sleep(self.backoff.pause());
+            collecting(&mut self.commands, subscriptions, pause).await?;
+        }
+    }
+
+    /// Listens until the connection is lost; returns why. `was_up` says whether
+    /// any connection before had all its channels, and then this one.
+    async fn serve(
+        &mut self,
+        connection: PubSub,
+        subscriptions: &mut Subscriptions,
+        was_up: &mut bool,
+    ) -> Result<String, Closed> {
+        let (sink, mut stream): (PubSubSink, PubSubStream) = connection.split();
+        let mut asked: Option<Asked> = None;
+        let mut complete = false;
+        let mut answered = Instant::now();
+        loop {
+            if asked.is_none() {
+                if let Some(batch) = subscriptions.next_batch() {
+                    asked = Some(self.ask(sink.clone(), batch));
+                } else if !complete {
+                    complete = true;
+                    self.backoff.reset();
+                    self.health.up(Role::Subscriber);
+                    if std::mem::replace(was_up, true) {
+                        self.events.send(BusEvent::Gap);
+                    }
+                }
+            }
+            let idle = asked.is_none();
+            let answer = async {
+                match asked.as_mut() {
+                    Some(asked) => asked.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = answer => match answer {
+                    Ok(batch) => {
+                        asked = None;
+                        answered = Instant::now();
+                        subscriptions.confirmed(batch);
+                    }
+                    Err(error) => return Ok(error.to_string()),
+                },
+                message = stream.next() => match message {
+                    Some(message) => self.events.send(event_of(&message)),
+                    None => return Ok("the connection was closed".to_owned()),
+                },
+                command = self.commands.recv() => {
+                    take(subscriptions, command.ok_or(Closed)?);
+                    // What was asked for at the same time goes in the same command.
+                    while let Ok(command) = self.commands.try_recv() {
+                        take(subscriptions, command);
+                    }
+                }
+                () = sleep_until(answered + self.options.ping_interval), if idle => {
+                    asked = Some(self.ask(sink.clone(), Batch::default()));
+                }
+            }
+        }
+    }
+
+    /// Sends `batch`, or a PING when it is empty. Any answer shows that the
+    /// connection lives, and without one in time it is given up.
+    fn ask(&self, mut sink: PubSubSink, batch: Batch) -> Asked {
+        let limit = self.options.ping_interval;
+        Box::pin(async move {
+            let asked = async {
+                if batch == Batch::default() {
+                    sink.ping::<redis::Value>().await?;
+                }
+                if !batch.subscribe.is_empty() {
+                    sink.subscribe(&names(&batch.subscribe)[..]).await?;
+                }
+                if !batch.unsubscribe.is_empty() {
+                    sink.unsubscribe(&names(&batch.unsubscribe)[..]).await?;
+                }
+                Ok(batch)
+            };
+            match timeout(limit, asked).await {
+                Ok(result) => result,
+                Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            }
+        })
+    }
+}
+
+fn names(channels: &[Arc<str>]) -> Vec<&str> {
+    channels.iter().map(|name| &**name).collect()
+}
+
+fn event_of(message: &Msg) -> BusEvent {
+    BusEvent::Message {
+        channel: message.get_channel_name().to_owned(),
+        payload: Bytes::copy_from_slice(message.get_payload_bytes()),
+    }
+}
+
+/// Runs `work` while commands are taken.
+async fn collecting<T>(
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+    subscriptions: &mut Subscriptions,
+    work: impl Future<Output = T>,
+) -> Result<T, Closed> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            command = commands.recv() => take(subscriptions, command.ok_or(Closed)?),
+        }
+    }
+}
+
+fn take(subscriptions: &mut Subscriptions, command: Command) {
+    match command {
+        Command::Subscribe { channels, confirm } => subscriptions.subscribe(channels, confirm),
+        Command::Unsubscribe { channels } => subscriptions.unsubscribe(channels),
+    }
+}

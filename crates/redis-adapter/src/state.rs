@@ -1,0 +1,359 @@
+//! What the namespaces of one process share, and the functions through which
+//! an application joins rooms and broadcasts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use socketioxide::ParserError;
+use socketioxide::extract::SocketRef;
+use socketioxide_core::Sid;
+use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, Room};
+use socketioxide_core::packet::Packet;
+use socketioxide_core::parser::Parse;
+use tokio::sync::watch;
+
+use crate::adapter::Adapter;
+use crate::broadcast::{self, EncodeError};
+use crate::bus::{Bus, BusError, BusEvent};
+use crate::channel;
+use crate::event_queue::EventReceiver;
+use crate::gate::{Gate, HoldError};
+use crate::msgpack::DecodeError;
+use crate::namespace::{Confirmation, Namespace};
+
+/// How the adapter presents itself on the bus.
+#[derive(Debug, Clone)]
+pub struct AdapterOptions {
+    /// What channel names begin with; must be that of the JavaScript servers
+    /// (there the option `key`). Default `socket.io`.
+    pub prefix: String,
+    /// The name of this process in its messages. Must differ from every other
+    /// process's. Default: 6 random characters, as in JavaScript.
+    pub uid: String,
+    /// The most packets that [`Gate::open`] sends at once. Together with what
+    /// the application emits right before it must fit socketioxide's queue of
+    /// one socket (`max_buffer_size`, 128 packets unless set). Default 64.
+    pub max_flush: usize,
+}
+
+impl Default for AdapterOptions {
+    fn default() -> Self {
+        Self {
+            prefix: channel::DEFAULT_PREFIX.to_owned(),
+            uid: random_uid(),
+            max_flush: 64,
+        }
+    }
+}
+
+fn random_uid() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0; 6];
+    // A socketioxide server needs the same source for its session ids.
+    getrandom::fill(&mut bytes).expect("the system's source of randomness works");
+    let characters = bytes.iter().map(|byte| ALPHABET[usize::from(byte % 64)]);
+    characters.map(char::from).collect()
+}
+
+/// Why a broadcast is not known to have reached the other processes. Local
+/// sockets were served all the same, unless the event could not be serialised
+/// or its namespace does not exist.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmitError {
+    /// No such namespace was registered on this process.
+    #[error("there is no namespace {0}")]
+    UnknownNamespace(String),
+    /// The event's data could not be serialised.
+    #[error("the event cannot be serialised")]
+    Serialize(#[from] ParserError),
+    /// The event cannot be put on the wire.
+    #[error("the event cannot be put on the wire")]
+    Encode(#[from] EncodeError),
+    /// The bus did not confirm.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// What happened since the start. Every count only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AdapterCounters {
+    /// Messages of other processes that were looked at.
+    pub received: u64,
+    /// Messages ignored because they are malformed.
+    pub malformed: u64,
+    /// Times that messages may have been missed.
+    pub gaps: u64,
+}
+
+/// The adapter's state: one per process, shared by clones.
+///
+/// **Rooms.** socketioxide tells its adapter of no join and no leave, and the
+/// room channels must be subscribed before a join. So sockets of this adapter
+/// join and leave by [`join`](Self::join), [`hold`](Self::hold) and
+/// [`leave`](Self::leave), not by `socket.join` and `socket.leave`, and
+/// [`disconnected`](Self::disconnected) must be called from the disconnect
+/// handler of each socket that joined anything.
+#[derive(Clone)]
+pub struct AdapterState(Arc<Shared>);
+
+impl AdapterState {
+    /// Starts the task that reads `events`, which must be those of `bus`. The
+    /// task ends with the bus.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(bus: Arc<dyn Bus>, events: EventReceiver, options: AdapterOptions) -> Self {
+        let shared = Arc::new(Shared {
+            bus,
+            prefix: options.prefix,
+            uid: options.uid,
+            max_flush: options.max_flush,
+            namespaces: RwLock::default(),
+            received: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            gaps: watch::Sender::new(0),
+        });
+        // The task holds no bus, else neither would ever end.
+        tokio::spawn(dispatch(Arc::downgrade(&shared), events));
+        Self(shared)
+    }
+
+    /// Lets other sockets of this process, and broadcasts that name several
+    /// rooms, reach `socket` by its id as a room, as JavaScript does; `except`
+    /// with that id works too. Call it first in the connect handler. The
+    /// channel of that one room is not subscribed: a JavaScript server's
+    /// `to(id)` does not reach sockets of this process.
+    pub fn connected(&self, socket: &SocketRef<Adapter>) {
+        if let Some(namespace) = self.0.namespace(socket.ns()) {
+            namespace.enter_own_room(socket);
+        }
+    }
+
+    /// Subscribes to `rooms`, and when that is confirmed joins them. A socket
+    /// that is gone by then joins nothing, which is not an error. Dropping the
+    /// future joins nothing.
+    ///
+    /// # Errors
+    /// When the bus did not confirm; the socket has then joined none of them.
+    pub fn join<R: AsRef<str>>(
+        &self,
+        socket: &SocketRef<Adapter>,
+        rooms: &[R],
+    ) -> BoxFuture<'static, Result<(), BusError>> {
+        let Some(namespace) = self.0.namespace(socket.ns()) else {
+            return Box::pin(std::future::ready(Err(BusError::Closed)));
+        };
+        let (reservation, confirmation) = namespace.reserve(socket.id, Some(socket.clone()), rooms);
+        Box::pin(async move {
+            confirmation.await?;
+            reservation.join();
+            Ok(())
+        })
+    }
+
+    /// Leaves `rooms`; a room whose last local member this was is unsubscribed.
+    pub fn leave<R: AsRef<str>>(&self, socket: &SocketRef<Adapter>, rooms: &[R]) {
+        if let Some(namespace) = self.0.namespace(socket.ns()) {
+            namespace.leave(socket.id, rooms);
+        }
+    }
+
+    /// Gives up all rooms of a socket and its gate. For the disconnect handler;
+    /// a second call does nothing. While that handler runs, socketioxide itself
+    /// still has the socket in its rooms.
+    pub fn disconnected(&self, namespace: &str, sid: Sid) {
+        if let Some(namespace) = self.0.namespace(namespace) {
+            namespace.remove(sid);
+        }
+    }
+
+    /// Holds `socket` back, subscribes to `rooms`, and resolves when that is
+    /// confirmed. From the call on, nothing that is broadcast to the socket, be
+    /// it through `rooms`, through rooms that it is in, or to everyone, reaches
+    /// it: it waits, in order, for [`Gate::open`], which also joins the rooms.
+    /// At most 1,024 packets and 4 MiB wait; beyond, all is dropped and
+    /// [`Gate::open`] says so. What is emitted to the socket itself passes.
+    ///
+    /// # Errors
+    /// When the socket is held already, or the bus did not confirm: the socket
+    /// is then not held any more and has joined nothing, as when the future is
+    /// dropped.
+    pub fn hold<R: AsRef<str>>(
+        &self,
+        socket: &SocketRef<Adapter>,
+        rooms: &[R],
+    ) -> BoxFuture<'static, Result<Gate, HoldError>> {
+        match self.0.namespace(socket.ns()) {
+            Some(namespace) => Gate::hold(&namespace, socket, rooms),
+            None => Box::pin(std::future::ready(Err(BusError::Closed.into()))),
+        }
+    }
+
+    /// Broadcasts `event` in `namespace` to `rooms` (none: everyone) but not to
+    /// members of `except`. `data` is serialised once; a tuple becomes several
+    /// arguments. When this returns, local sockets were served and the
+    /// publication is queued. The future tells whether the bus confirmed it;
+    /// dropping it changes nothing.
+    pub fn broadcast_event<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        rooms: &[&str],
+        except: &[&str],
+        event: &str,
+        data: &T,
+    ) -> BoxFuture<'static, Result<(), EmitError>> {
+        let confirmation = self.broadcast_now(namespace, rooms, except, event, data);
+        Box::pin(async move { Ok(confirmation?.await?) })
+    }
+
+    fn broadcast_now<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        rooms: &[&str],
+        except: &[&str],
+        event: &str,
+        data: &T,
+    ) -> Result<Confirmation, EmitError> {
+        let namespace = self
+            .0
+            .namespace(namespace)
+            .ok_or_else(|| EmitError::UnknownNamespace(namespace.to_owned()))?;
+        let data = namespace.local.parser().encode_value(data, Some(event))?;
+        let packet = Packet::event(namespace.local.path().clone(), data);
+        let mut opts = BroadcastOptions::default();
+        if rooms.is_empty() {
+            opts.add_flag(BroadcastFlags::Broadcast);
+        }
+        let owned = |room: &&str| Room::Owned((*room).to_owned());
+        opts.rooms.extend(rooms.iter().map(owned));
+        opts.except.extend(except.iter().map(owned));
+        let published = namespace.publish(&packet, &opts);
+        if let Err(errors) = namespace.deliver(packet, opts) {
+            tracing::debug!(ns = %namespace.path(), event, sockets = errors.len(), "a broadcast did not reach every socket");
+        }
+        Ok(published?)
+    }
+
+    /// Counts the [`BusEvent::Gap`]s. When the value has changed, messages may
+    /// have been missed before, and none after: read the store.
+    pub fn watch_gaps(&self) -> watch::Receiver<u64> {
+        self.0.gaps.subscribe()
+    }
+
+    /// The bus, for its state of health.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.0.bus
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> AdapterCounters {
+        AdapterCounters {
+            received: self.0.received.load(Ordering::Relaxed),
+            malformed: self.0.malformed.load(Ordering::Relaxed),
+            gaps: *self.0.gaps.borrow(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+/// What namespaces hold of the state. Holds them weakly itself, so that a
+/// deleted namespace goes.
+pub(crate) struct Shared {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) prefix: String,
+    pub(crate) uid: String,
+    pub(crate) max_flush: usize,
+    namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
+    received: AtomicU64,
+    malformed: AtomicU64,
+    gaps: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(crate) fn add(&self, namespace: &Arc<Namespace>) {
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces.insert(namespace.path().clone(), Arc::downgrade(namespace));
+    }
+
+    /// Ends a namespace's subscriptions, unless another one has taken its name
+    /// or it is gone already.
+    pub(crate) fn remove(&self, namespace: &Arc<Namespace>) {
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = namespaces.get(namespace.path());
+        if known.is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(namespace))) {
+            namespaces.remove(namespace.path());
+            namespace.unsubscribe_all();
+        }
+    }
+
+    fn namespace(&self, path: &str) -> Option<Arc<Namespace>> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces.get(path)?.upgrade()
+    }
+
+    fn on_message(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
+        // Before anything else: a broadcast that everybody hears comes back to its sender too.
+        if broadcast::uid(message)? == self.uid.as_bytes() {
+            return Ok(());
+        }
+        self.received.fetch_add(1, Ordering::Relaxed);
+        let mut readings = channel::readings(&self.prefix, channel);
+        let reading = readings.find_map(|(path, room)| {
+            let namespace = self.namespace(path)?;
+            let known = room.is_none_or(|room| namespace.has_room(room));
+            known.then_some((namespace, room))
+        });
+        match reading {
+            Some((namespace, room)) => namespace.receive(room, message),
+            // The last member has left while the message was on its way.
+            None => Ok(()),
+        }
+    }
+}
+
+async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
+    while let Some(event) = events.recv().await {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        match event {
+            BusEvent::Message { channel, payload } => {
+                if let Err(error) = shared.on_message(&channel, &payload) {
+                    shared.malformed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(channel, %error, "ignoring a malformed message");
+                }
+            }
+            BusEvent::Gap => shared.gaps.send_modify(|gaps| *gaps += 1),
+            BusEvent::Down => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_has_six_characters_and_is_not_used_twice() {
+        let (a, b) = (random_uid(), random_uid());
+        assert_eq!(a.len(), 6);
+        assert_ne!(a, b);
+    }
+}
