@@ -19,7 +19,7 @@ const SOCKET_PATH_MAX: usize = 107;
 #[derive(Debug, Error)]
 pub enum RuntimeDirError {
     /// It could not be made, read or locked.
-    #[error("runtime directory {path}: {source}")]
+    #[error("cannot use the runtime directory: {path}")]
     Io {
         /// The directory or a file in it.
         path: PathBuf,

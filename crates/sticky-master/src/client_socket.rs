@@ -109,10 +109,14 @@ async fn watch(fd: &AsyncFd<OwnedFd>, deadline: Instant) -> Sight {
             Err(_) if begun => return Sight::Refuse(Refusal::HeadTooSlow),
             Err(_) => return Sight::Gone,
         };
+        // The client's end of file stays ready for good: no clearing undoes it,
+        // and after it nothing more of a head will come.
+        let ended = ready.ready().is_read_closed();
         // Cleared before looking: bytes that arrive after the look wake again,
         // those before it were seen. Without this it would spin.
         ready.clear_ready();
         match look(fd.as_fd()) {
+            Sight::Incomplete { .. } if ended => return Sight::Gone,
             Sight::Incomplete { begun: some } => begun = some,
             sight => return sight,
         }

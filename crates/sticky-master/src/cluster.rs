@@ -271,7 +271,10 @@ impl Cluster {
     /// The number of the next worker process.
     pub(crate) fn next_generation(&self) -> Generation {
         self.runtime_dir.next_generation().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot count generations");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot count generations"
+            );
             Generation::default()
         })
     }
@@ -279,7 +282,7 @@ impl Cluster {
     /// Begins the end: workers are told to drain, those that wait are refused.
     pub(crate) fn stop(&self) {
         self.phase.send_replace(Phase::Stopping);
-        let within_ms = self.config.stop_time.as_millis().try_into();
+        let within_ms = self.config.drain_time.as_millis().try_into();
         let drain = Packet::Drain {
             within_ms: within_ms.unwrap_or(u32::MAX),
         };

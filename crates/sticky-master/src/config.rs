@@ -36,8 +36,12 @@ pub struct MasterConfig {
     /// An id's holder that does not say Hello for that long to a new master is
     /// killed. Default 15 s.
     pub stuck_time: Duration,
-    /// At the end, workers may take that long for their clients before they are
-    /// killed. Default 8 s.
+    /// At the end, workers may take that long to send their clients away.
+    /// Default 6 s.
+    pub drain_time: Duration,
+    /// At the end, what still lives after that long is killed; more than
+    /// [`drain_time`](Self::drain_time), since workers have the departures of
+    /// their clients to record. Default 9 s.
     pub stop_time: Duration,
 }
 
@@ -58,7 +62,8 @@ impl MasterConfig {
             command: Box::new(command),
             head_time: Duration::from_secs(5),
             stuck_time: Duration::from_secs(15),
-            stop_time: Duration::from_secs(8),
+            drain_time: Duration::from_secs(6),
+            stop_time: Duration::from_secs(9),
         }
     }
 }

@@ -17,7 +17,7 @@ pub enum MasterError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// Workers could not connect.
-    #[error("cannot listen for workers: {0}")]
+    #[error("cannot listen for workers")]
     Registration(#[source] io::Error),
     /// The process's descriptor limit is too low to hold clients.
     #[error("the limit of open files is {limit}; at least {needed} are needed")]

@@ -54,7 +54,7 @@ impl fmt::Display for ListenAddress {
 
 /// An address could not be listened on.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}")]
 pub struct BindError {
     /// As it was asked for.
     pub address: String,

@@ -224,6 +224,24 @@ async fn who_says_nothing_is_closed_and_who_dawdles_is_told() {
     cluster.stop().await;
 }
 
+/// An end of file stays ready for ever: waiting for more of the head spun until
+/// the deadline.
+#[tokio::test]
+async fn who_sends_half_a_head_and_ends_is_closed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), 1, &[]);
+    config.head_time = LIMIT * 2;
+    let cluster = Cluster::launch(dir, config);
+    within(cluster.handle.all_ready()).await;
+    let mut socket = TcpStream::connect(cluster.address).await.unwrap();
+    socket.write_all(b"GET / HT").await.unwrap();
+    socket.shutdown().await.unwrap();
+    // A reset, since the half head was never read, or a plain end.
+    let end = within(socket.read(&mut [0])).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn a_killed_worker_is_replaced_under_its_id_by_another_process() {
     let cluster = Cluster::start(2, &[]).await;
