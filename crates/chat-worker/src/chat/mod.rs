@@ -1,0 +1,7 @@
+//! The rules of the chat: values in, values out. No sockets, no I/O.
+
+pub mod history;
+pub mod identity;
+pub mod message;
+pub mod reply;
+pub mod roster;

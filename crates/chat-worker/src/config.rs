@@ -1,0 +1,60 @@
+//! What an operator can choose about the chat.
+
+use std::time::Duration;
+
+use crate::origin::{AllowedOrigins, OriginError};
+use crate::redis_url::RedisUrl;
+
+/// The settings of the chat, with their defaults in [`ChatConfig::new`].
+#[derive(Debug, Clone)]
+pub struct ChatConfig {
+    /// The Redis that keeps the state and carries events between workers.
+    pub redis: RedisUrl,
+    /// How long a session lives without a socket. Default 24 h.
+    pub session_ttl: Duration,
+    /// How long a user's messages live after the last one. Default 24 h.
+    pub message_ttl: Duration,
+    /// The largest content of a message, in bytes. Default 64 KiB. It cannot usefully be larger
+    /// than a packet, 1,000,000 bytes.
+    pub message_max: usize,
+    /// How often a client is pinged. Default 25 s.
+    pub ping_interval: Duration,
+    /// How long a client may take to answer a ping. Default 20 s.
+    pub ping_timeout: Duration,
+    /// Origins of web pages that may use this server beside its own: `scheme://host[:port]`, or
+    /// `*` for every page (which then gets no cookies). Default none.
+    pub cors_origins: Vec<String>,
+    /// How long one operation of the store may take. Default 2 s.
+    pub store_timeout: Duration,
+    /// After how much silence a worker counts as dead, and its users as gone. Default 15 s.
+    pub presence_lease: Duration,
+    /// How often a worker says that it lives, and looks for dead ones. Default 5 s.
+    pub presence_interval: Duration,
+}
+
+impl ChatConfig {
+    /// The defaults, on this Redis.
+    pub fn new(redis: RedisUrl) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            redis,
+            session_ttl: DAY,
+            message_ttl: DAY,
+            message_max: 64 * 1024,
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            cors_origins: Vec::new(),
+            store_timeout: Duration::from_secs(2),
+            presence_lease: Duration::from_secs(15),
+            presence_interval: Duration::from_secs(5),
+        }
+    }
+
+    /// Finds mistakes before anything is started.
+    ///
+    /// # Errors
+    /// One of [`cors_origins`](Self::cors_origins) is not an origin.
+    pub fn check(&self) -> Result<(), OriginError> {
+        AllowedOrigins::parse(&self.cors_origins).map(|_| ())
+    }
+}

@@ -1,0 +1,48 @@
+//! The HTTP routes: health, the client's bundle, Socket.IO.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::middleware;
+use axum::routing::get;
+use http::StatusCode;
+use redis_adapter::Bus;
+
+use crate::client_bundle;
+use crate::origin::{self, AllowedOrigins};
+use crate::store::{Health, Store};
+
+const ABOUT: &str = "This is chat-cluster, a Socket.IO chat server. Connect a Socket.IO client to \
+this address; /healthz says whether it can work, and /socket.io/socket.io.js is the client.\n";
+
+/// What health depends on.
+#[derive(Clone)]
+pub(crate) struct Vitals {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn Bus>,
+}
+
+/// All routes, with the origin rules around them.
+pub(crate) fn routes(socket_io: Router, vitals: Vitals, origins: AllowedOrigins) -> Router {
+    Router::new()
+        .route("/", get(async || ABOUT))
+        .route("/healthz", get(healthz).with_state(vitals))
+        .merge(socket_io)
+        .merge(client_bundle::routes())
+        // Outermost: socketioxide answers a preflight with an error.
+        .layer(middleware::from_fn_with_state(
+            Arc::new(origins),
+            origin::layer,
+        ))
+}
+
+async fn healthz(State(vitals): State<Vitals>) -> (StatusCode, &'static str) {
+    let store_is_up = *vitals.store.health().borrow() == Health::Up;
+    // No reason in the answer: it may name hosts, and this route is open to all. It is in the log.
+    match (store_is_up, vitals.bus.is_up()) {
+        (true, true) => (StatusCode::OK, "ok"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "the store is away\n"),
+        (true, false) => (StatusCode::SERVICE_UNAVAILABLE, "the bus is away\n"),
+    }
+}

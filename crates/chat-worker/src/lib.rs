@@ -1,0 +1,175 @@
+//! The chat: sessions, private messages and presence on socketioxide, with its state in a store.
+//!
+//! [`Chat::start`] wires a store, a bus and the Socket.IO service together; [`Chat::service`] is
+//! the HTTP service to be served, by `sticky-worker` or anything else that serves a tower service.
+//! This crate never accepts connections by itself.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use redis_adapter::{AdapterOptions, AdapterState, RedisBus, RedisBusOptions};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::chat::identity::NoRandomness;
+use crate::origin::AllowedOrigins;
+use crate::sockets::Sockets;
+use crate::store::Health;
+use crate::store::redis::{RedisStore, RedisStoreConfig};
+
+pub mod chat;
+mod client_bundle;
+mod config;
+mod http;
+mod origin;
+mod redis_url;
+mod sockets;
+pub mod store;
+
+pub use config::ChatConfig;
+pub use origin::OriginError;
+pub use redis_url::{RedisUrl, UrlError, parse_redis_url};
+
+/// Why the chat cannot start. That Redis is away is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// One of the configured origins is none.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// The address of Redis cannot be used.
+    #[error("cannot use the address of Redis: {0}")]
+    Redis(#[source] redis::RedisError),
+    /// The system has no randomness to give.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+/// What happened since the start. Every count only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChatCounters {
+    /// Broadcasts that are not known to have reached the other workers.
+    pub unconfirmed: u64,
+    /// Times that broadcasts of other workers may have been missed.
+    pub gaps: u64,
+}
+
+/// A running chat. Its background tasks end when it is dropped.
+pub struct Chat {
+    sockets: Arc<Sockets>,
+    router: Router,
+    background: Vec<AbortHandle>,
+}
+
+impl Chat {
+    /// Starts the chat inside the present tokio runtime, and returns at once: the store may still
+    /// be connecting. See [`Chat::wait_until_store_is_up`].
+    ///
+    /// # Errors
+    /// [`StartError`], when the configuration cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(config: ChatConfig) -> Result<Self, StartError> {
+        let origins = AllowedOrigins::parse(&config.cors_origins)?;
+        let info = config.redis.connection_info();
+        let client = redis::Client::open(info.clone()).map_err(StartError::Redis)?;
+        let store = RedisStore::start(
+            info,
+            config.redis.to_string(),
+            RedisStoreConfig {
+                session_ttl: config.session_ttl,
+                message_ttl: config.message_ttl,
+                operation_timeout: config.store_timeout,
+                lease: config.presence_lease,
+                tend_interval: config.presence_interval,
+            },
+        )?;
+        let (bus, events) = RedisBus::start(client, RedisBusOptions::default());
+        let options = AdapterOptions {
+            max_flush: sockets::MAX_FLUSH,
+            ..AdapterOptions::default()
+        };
+        let adapter = AdapterState::new(Arc::new(bus), events, options);
+        let vitals = http::Vitals {
+            store: store.clone(),
+            bus: adapter.bus().clone(),
+        };
+        let sockets = Arc::new(Sockets::new(store, adapter, config.message_max));
+        let socket_io = sockets::routes(sockets.clone(), config.ping_interval, config.ping_timeout);
+        let background = vec![
+            tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
+            tokio::spawn(report_gaps(sockets.adapter.clone())).abort_handle(),
+        ];
+        Ok(Self {
+            sockets,
+            router: http::routes(socket_io, vitals, origins),
+            background,
+        })
+    }
+
+    /// The HTTP service: Socket.IO at `/socket.io/`, the client's bundle beside it, `/healthz`.
+    ///
+    /// Requests may carry `sticky_worker::ClientHandle` (without it, a client is left alone when
+    /// the store is away) and `sticky_worker::ClientScheme` (without it, plain HTTP is assumed).
+    pub fn service(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Resolves once the store and the bus answer.
+    pub async fn wait_until_store_is_up(&self) {
+        // Neither ends before `self` does, which this borrows.
+        let mut store = self.sockets.store.health();
+        let _ = store.wait_for(|health| *health == Health::Up).await;
+        let mut bus = self.sockets.adapter.bus().watch_up();
+        let _ = bus.wait_for(|up| *up).await;
+    }
+
+    /// Waits until everything that is under way for sockets is done, above all the ends of those
+    /// that have gone; then gives up this process's presence. To be called when all clients have
+    /// been sent away; one that stays makes it wait. Returns whether all was done within `limit`.
+    pub async fn finish(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.sockets.tasks.close();
+        let done = timeout_at(deadline, self.sockets.tasks.wait())
+            .await
+            .is_ok();
+        for task in &self.background {
+            task.abort();
+        }
+        // Bounded by the store. Without it, others repair what is left after the lease.
+        let left = self.sockets.store.leave().await;
+        if let Err(error) = &left {
+            tracing::debug!(%error, "the presence lease is left to run out");
+        }
+        done && left.is_ok()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> ChatCounters {
+        ChatCounters {
+            unconfirmed: self.sockets.unconfirmed(),
+            gaps: self.sockets.adapter.counters().gaps,
+        }
+    }
+}
+
+impl Drop for Chat {
+    fn drop(&mut self) {
+        for task in &self.background {
+            task.abort();
+        }
+    }
+}
+
+/// Says that clients of this worker may not have heard everything; what they missed is in the
+/// store, and comes with `users` when they are back.
+async fn report_gaps(adapter: AdapterState) {
+    let mut gaps = adapter.watch_gaps();
+    while gaps.changed().await.is_ok() {
+        let gaps = *gaps.borrow_and_update();
+        tracing::warn!(gaps, "broadcasts of other workers may have been missed");
+    }
+}

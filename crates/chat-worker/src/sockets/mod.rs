@@ -1,0 +1,134 @@
+//! The Socket.IO side of the chat: who connects, what they send, what they are told.
+//!
+//! Each socket has a [lane]: its login, its events and its end, one after the other. All of
+//! it is enqueued synchronously in socketioxide's handlers, because what is registered or done
+//! after an await there misses events, and handlers of one socket run concurrently.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use redis_adapter::{Adapter, AdapterState};
+use serde::Serialize;
+use socketioxide::{ParserConfig, SocketIo};
+use tokio_util::task::TaskTracker;
+
+use crate::store::Store;
+
+mod connect;
+mod history;
+mod lane;
+mod leave;
+mod login;
+mod presence;
+mod private_message;
+
+pub(crate) use presence::keep_presence;
+
+/// The namespace of the private messages.
+const NAMESPACE: &str = "/";
+
+/// The largest packet from a client, in bytes, on both transports: the JavaScript server's.
+const MAX_PAYLOAD: usize = 1_000_000;
+
+/// Packets that wait for one client at most. A thousand log-ins while it polls fit (each tells
+/// everyone); with the largest messages it is 64 MiB, until the client is cut for not reading.
+const MAX_PACKETS: usize = 1024;
+
+/// Packets that may go out at once at the end of a login; the rest of the queue stays free for
+/// what comes next to it.
+pub(crate) const MAX_FLUSH: usize = 512;
+
+/// Attachments of one packet, as in the JavaScript parser. The chat's events have none.
+const MAX_ATTACHMENTS: usize = 10;
+
+/// Read buffer of a WebSocket in bytes: a chat message fits, and it is kept per client.
+const READ_BUFFER: usize = 1024;
+
+/// What the handlers of all sockets share.
+pub(crate) struct Sockets {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) adapter: AdapterState,
+    /// Everything that is under way for a socket, and every socket whose end is not stored yet.
+    pub(crate) tasks: TaskTracker,
+    /// The largest content of a message in bytes.
+    pub(crate) message_max: usize,
+    next_socket: AtomicU64,
+    unconfirmed: AtomicU64,
+}
+
+impl Sockets {
+    pub(crate) fn new(store: Arc<dyn Store>, adapter: AdapterState, message_max: usize) -> Self {
+        Self {
+            store,
+            adapter,
+            tasks: TaskTracker::new(),
+            message_max,
+            next_socket: AtomicU64::new(0),
+            unconfirmed: AtomicU64::new(0),
+        }
+    }
+
+    /// Broadcasts that the bus did not confirm.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.unconfirmed.load(Ordering::Relaxed)
+    }
+
+    /// An id for a socket's stay in the namespace. Not its Engine.IO id: a client may leave and
+    /// come back under that, and the end of its first stay must not end the second.
+    fn new_socket_id(&self) -> String {
+        self.next_socket.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// Tells everyone in `room` (everywhere, if none) but the members of `except`. Local sockets
+    /// were served and the publication is queued when this returns; nobody waits for the bus,
+    /// since the store has it already.
+    fn tell<T: Serialize + ?Sized>(
+        self: &Arc<Self>,
+        room: Option<&str>,
+        except: Option<&str>,
+        event: &'static str,
+        data: &T,
+    ) {
+        let confirmation = self.adapter.broadcast_event(
+            NAMESPACE,
+            room.as_slice(),
+            except.as_slice(),
+            event,
+            data,
+        );
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = confirmation.await {
+                this.unconfirmed.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(event, %error, "other workers may not have heard a broadcast");
+            }
+        });
+    }
+}
+
+/// The route of Socket.IO, with its namespaces behind it.
+pub(crate) fn routes(
+    sockets: Arc<Sockets>,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+) -> Router {
+    let parser = ParserConfig::common()
+        .max_incoming_binaries(MAX_ATTACHMENTS)
+        .max_incoming_binary_buf_size(MAX_PAYLOAD)
+        .packet_completion_timeout(ping_interval + ping_timeout);
+    let (service, io) = SocketIo::builder()
+        .with_parser(parser)
+        .ping_interval(ping_interval)
+        .ping_timeout(ping_timeout)
+        .max_payload(MAX_PAYLOAD as u64)
+        .ws_max_message_size(MAX_PAYLOAD)
+        .ws_max_frame_size(MAX_PAYLOAD)
+        .ws_read_buffer_size(READ_BUFFER)
+        .max_buffer_size(MAX_PACKETS)
+        .with_adapter::<Adapter>(sockets.adapter.clone())
+        .build_svc();
+    io.ns(NAMESPACE, connect::Connect::new(sockets));
+    Router::new().route_service("/socket.io/", service)
+}

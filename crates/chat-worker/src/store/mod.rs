@@ -1,0 +1,141 @@
+//! What the chat asks of a store, whatever keeps it. The store is the truth: a message counts as
+//! sent when it is stored, and pub/sub is only a hint.
+//!
+//! Every operation is bounded in time by the store (2 s unless configured) and ends in
+//! [`StoreError::Unavailable`] when that is not enough. Unless it says
+//! otherwise, an operation may be tried again after an error: messages are known by sender and
+//! id, sockets by their id.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use crate::chat::history::PageRequest;
+use crate::chat::message::{Message, NewMessage};
+use crate::chat::roster::User;
+
+pub mod redis;
+
+/// The future of a store operation; boxed, so that the store can be chosen at run time.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why a store operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store did not answer in time, or answered with an error. What was asked for may or may
+    /// not have been done; asking again is safe unless the operation says otherwise.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Whether the store can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Up,
+    /// It does not, and why.
+    Down(String),
+}
+
+/// A login session: what a client that knows `id` may come back as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The session's secret id.
+    pub id: String,
+    /// The user's public id, which messages are addressed to.
+    pub user: String,
+    /// The name that is shown.
+    pub name: String,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// When it was stored, in milliseconds since the epoch; the first time, if it was sent again.
+    pub at: u64,
+    /// Whether it was not (completely) stored before, and so has to be delivered.
+    pub fresh: bool,
+}
+
+/// A place in a user's messages, made by [`Store::replay`]. The default is the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// How many entries lie before it.
+    pub(crate) index: u64,
+    /// A fingerprint of the entry just before it: the list may have expired and begun anew.
+    pub(crate) mark: u64,
+}
+
+/// What [`Store::replay`] read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replay {
+    /// The messages, oldest first.
+    pub messages: Vec<Message>,
+    /// Where to go on from.
+    pub next: Position,
+    /// The store's clock before it was read, in milliseconds since the epoch: what the times of
+    /// the messages are measured by.
+    pub as_of: u64,
+}
+
+/// What [`Store::tend`] found out about users, for the others to be told. Each change is reported
+/// by one process of the cluster only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PresenceChange {
+    /// No socket of the user is left: the last was on a process that has died, or its end could
+    /// not be stored at the time.
+    Gone {
+        /// The user's id.
+        user: String,
+    },
+    /// The user was taken for gone while this process was silent, and is not.
+    Back {
+        /// The user's id.
+        user: String,
+        /// The user's name.
+        name: String,
+    },
+}
+
+/// Sessions, messages and presence.
+pub trait Store: Send + Sync + 'static {
+    /// Whether the store answers, as it changes.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// The session with this id, if there is one.
+    fn find_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Session>>;
+
+    /// Every user that has a session, ordered by name.
+    fn users(&self) -> StoreFuture<'_, Vec<User>>;
+
+    /// Stores a message for its sender and its recipient. The same sender and id within ten
+    /// minutes store nothing twice.
+    fn append<'a>(&'a self, message: &'a NewMessage) -> StoreFuture<'a, Stored>;
+
+    /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
+    fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay>;
+
+    /// A page of `user`'s conversation with somebody, newest last.
+    fn page<'a>(&'a self, user: &'a str, request: &'a PageRequest)
+    -> StoreFuture<'a, Vec<Message>>;
+
+    /// A socket of the session is here: creates or renews the session, and the user is connected.
+    /// `socket` must be unique in this process and made of id characters.
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()>;
+
+    /// A socket is gone. True when no socket of the user is left in the whole cluster, for one
+    /// caller only: it tells the others. Not to be called again after an error: the next
+    /// [`Store::tend`] that succeeds makes it good, and reports the user as gone.
+    fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
+
+    /// To be called every [`Store::tend_interval`]: says that this process lives, renews the
+    /// sessions of its sockets, and repairs what dead processes left.
+    fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>>;
+
+    /// How often [`Store::tend`] wants to be called.
+    fn tend_interval(&self) -> std::time::Duration;
+
+    /// This process is about to end: what it still has connected may be repaired at once.
+    fn leave(&self) -> StoreFuture<'_, ()>;
+}

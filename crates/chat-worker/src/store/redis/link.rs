@@ -1,0 +1,190 @@
+//! The one connection to Redis: made, watched, and made again when it is lost.
+//!
+//! redis's own connection manager is not used because it gives up after some tries, keeps a
+//! failed login for ever, and does not notice a peer that is silent.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ConnectionInfo, RedisError, RedisResult};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use crate::store::Health;
+
+/// How often the connection is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After so many unanswered pings the connection is given up: a host that vanished without a
+/// word is not noticed in another way. A Redis that is only frozen is back on the old one sooner.
+const PINGS_LOST: u32 = 5;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    keeper: AbortHandle,
+}
+
+struct Shared {
+    current: Mutex<Option<MultiplexedConnection>>,
+    connected: Notify,
+    broken: Notify,
+    health: watch::Sender<Health>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn start(info: ConnectionInfo, name: String, timeout: Duration) -> Self {
+        let shared = Arc::new(Shared {
+            current: Mutex::new(None),
+            connected: Notify::new(),
+            broken: Notify::new(),
+            health: watch::Sender::new(Health::Down(format!("not connected to {name} yet"))),
+        });
+        let keeper = tokio::spawn(keep(shared.clone(), info, name, timeout)).abort_handle();
+        Self { shared, keeper }
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    /// The connection; waits for one while there is none, so give it a bound of time.
+    pub(super) async fn connection(&self) -> MultiplexedConnection {
+        loop {
+            // Registered before the look, so that no wake-up falls between.
+            let connected = self.shared.connected.notified();
+            if let Some(connection) = self.shared.get() {
+                return connection;
+            }
+            connected.await;
+        }
+    }
+
+    /// An operation failed: makes a new connection if this one is lost.
+    pub(super) fn failed(&self, error: &RedisError) {
+        tracing::debug!(%error, "a Redis command failed");
+        if error.is_unrecoverable_error() && !error.is_timeout() {
+            self.shared.broken.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn get(&self) -> Option<MultiplexedConnection> {
+        self.lock().clone()
+    }
+
+    fn set(&self, connection: Option<MultiplexedConnection>) {
+        *self.lock() = connection;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes the health; says a change of it in the log once.
+    fn report(&self, name: &str, health: Health) {
+        self.health.send_if_modified(|old| {
+            if *old == health {
+                return false;
+            }
+            match (&*old, &health) {
+                (_, Health::Up) => tracing::info!(redis = name, "connected to Redis"),
+                (Health::Up, Health::Down(why)) => {
+                    tracing::warn!(
+                        redis = name,
+                        why,
+                        "Redis is away; trying again until it is back"
+                    );
+                }
+                (Health::Down(_), Health::Down(_)) => {}
+            }
+            *old = health;
+            true
+        });
+    }
+}
+
+async fn keep(shared: Arc<Shared>, info: ConnectionInfo, name: String, timeout: Duration) {
+    let mut said = false;
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        match connect(&info, timeout).await {
+            Ok(connection) => {
+                backoff = BACKOFF_FIRST;
+                said = true;
+                shared.set(Some(connection.clone()));
+                shared.report(&name, Health::Up);
+                shared.connected.notify_waiters();
+                let why = watch_over(&shared, &name, connection, timeout).await;
+                shared.set(None);
+                shared.report(&name, Health::Down(why));
+            }
+            Err(error) => {
+                if !said {
+                    said = true;
+                    tracing::warn!(redis = name, %error, "cannot connect to Redis yet; trying until it is there");
+                }
+                shared.report(&name, Health::Down(error.to_string()));
+                tokio::time::sleep(jittered(backoff)).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+async fn connect(info: &ConnectionInfo, timeout: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(Some(timeout));
+    let mut connection = redis::Client::open(info.clone())?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    // A Redis that still loads its data accepts connections and refuses commands.
+    redis::cmd("PING").exec_async(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Returns when the connection is lost, with the reason.
+async fn watch_over(
+    shared: &Shared,
+    name: &str,
+    mut connection: MultiplexedConnection,
+    timeout: Duration,
+) -> String {
+    let mut lost = 0;
+    loop {
+        let _ = tokio::time::timeout(PING_INTERVAL, shared.broken.notified()).await;
+        match redis::cmd("PING").exec_async(&mut connection).await {
+            Ok(()) => {
+                lost = 0;
+                shared.report(name, Health::Up);
+            }
+            Err(error) if error.is_timeout() => {
+                lost += 1;
+                if lost >= PINGS_LOST {
+                    return format!("no answer for {:?}", timeout * PINGS_LOST);
+                }
+                shared.report(name, Health::Down("it does not answer".into()));
+            }
+            Err(error) if error.is_unrecoverable_error() => return error.to_string(),
+            // It answers, but not what we need (a replica being promoted, out of memory …).
+            Err(error) => shared.report(name, Health::Down(error.to_string())),
+        }
+    }
+}
+
+/// Between half and all of `backoff`, so that the workers of a host do not knock together.
+fn jittered(backoff: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    backoff.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+}

@@ -1,0 +1,172 @@
+//! The store in Redis: the keys of the original Node example, and our own under `cc:`.
+//!
+//! | key | type | content |
+//! |---|---|---|
+//! | `session:<sessionID>` | hash | `userID`, `username`, `connected` |
+//! | `messages:<userID>` | list | JSON of each message from or to the user, oldest first |
+//! | `cc:{messages:<userID>}:ids` | sorted set | `<from> <id>` by time: what was stored lately |
+//! | `cc:presence:<userID>` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
+//! | `cc:sockets:<instance>` | hash | socket → `<userID> <sessionID>`: a process's live sockets |
+//! | `cc:instance:<instance>` | string | the lease of a process; expires when it is silent |
+//! | `cc:instances` | set | every process that may have left something behind |
+//! | `cc:repair:<instance>` | string | who repairs that dead process now |
+//!
+//! No command touches two keys of different hash slots, and nothing is read in the same round
+//! trip as a write that it depends on in another slot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::ConnectionInfo;
+use tokio::sync::watch;
+
+use self::link::Link;
+use self::presence::Presence;
+use super::{
+    Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture, Stored,
+};
+use crate::chat::history::PageRequest;
+use crate::chat::identity::NoRandomness;
+use crate::chat::message::{Message, NewMessage};
+use crate::chat::roster::User;
+
+mod link;
+mod messages;
+mod presence;
+mod repair;
+mod sessions;
+
+/// How a [`RedisStore`] behaves.
+#[derive(Debug, Clone)]
+pub struct RedisStoreConfig {
+    /// How long a session lives without a socket. Default 24 h.
+    pub session_ttl: Duration,
+    /// How long a user's messages live after the last one. Default 24 h.
+    pub message_ttl: Duration,
+    /// How long one operation may take. Default 2 s.
+    pub operation_timeout: Duration,
+    /// After how much silence a process counts as dead. Default 15 s.
+    pub lease: Duration,
+    /// How often a process says that it lives, and looks for dead ones. Default 5 s.
+    pub tend_interval: Duration,
+}
+
+impl Default for RedisStoreConfig {
+    fn default() -> Self {
+        Self {
+            session_ttl: Duration::from_secs(24 * 60 * 60),
+            message_ttl: Duration::from_secs(24 * 60 * 60),
+            operation_timeout: Duration::from_secs(2),
+            lease: Duration::from_secs(15),
+            tend_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A store in Redis, over one connection that mends itself.
+pub struct RedisStore {
+    link: Link,
+    config: RedisStoreConfig,
+    presence: Presence,
+    append: redis::Script,
+    set_connected: redis::Script,
+}
+
+impl RedisStore {
+    /// Starts to connect, and returns at once: a Redis that is away is waited for. `name` is
+    /// what the log calls it; it must not contain a password. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the system has no randomness for the id of this process.
+    pub fn start(
+        info: ConnectionInfo,
+        name: String,
+        config: RedisStoreConfig,
+    ) -> Result<Arc<Self>, NoRandomness> {
+        Ok(Arc::new(Self {
+            link: Link::start(info, name, config.operation_timeout),
+            presence: Presence::new()?,
+            append: redis::Script::new(messages::APPEND),
+            set_connected: redis::Script::new(sessions::SET_CONNECTED),
+            config,
+        }))
+    }
+
+    /// Runs an operation within the bound of time.
+    fn bounded<'a, T>(
+        &'a self,
+        operation: impl Future<Output = redis::RedisResult<T>> + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async move {
+            match tokio::time::timeout(self.config.operation_timeout, operation).await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => {
+                    self.link.failed(&error);
+                    Err(StoreError::Unavailable(error.to_string()))
+                }
+                Err(_) => Err(StoreError::Unavailable("no answer in time".into())),
+            }
+        })
+    }
+}
+
+impl Store for RedisStore {
+    fn health(&self) -> watch::Receiver<Health> {
+        self.link.health()
+    }
+
+    fn find_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Session>> {
+        self.bounded(self.read_session(id))
+    }
+
+    fn users(&self) -> StoreFuture<'_, Vec<User>> {
+        self.bounded(self.read_users())
+    }
+
+    fn append<'a>(&'a self, message: &'a NewMessage) -> StoreFuture<'a, Stored> {
+        self.bounded(self.append_to_lists(message))
+    }
+
+    fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay> {
+        self.bounded(self.read_messages(user, from))
+    }
+
+    fn page<'a>(
+        &'a self,
+        user: &'a str,
+        request: &'a PageRequest,
+    ) -> StoreFuture<'a, Vec<Message>> {
+        self.bounded(self.read_page(user, request))
+    }
+
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()> {
+        self.bounded(self.add_socket(session, socket))
+    }
+
+    fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
+        let removal = self.bounded(self.remove_socket(session, socket));
+        Box::pin(async move {
+            let removed = removal.await;
+            if removed.is_err() {
+                self.presence.left_behind(socket);
+            }
+            removed
+        })
+    }
+
+    fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>> {
+        // Each step is bounded by itself: after an outage thousands of sockets may have to be put
+        // back, which is more than one operation's time.
+        Box::pin(self.tend_all())
+    }
+
+    fn tend_interval(&self) -> Duration {
+        // Sessions shorter than a few rounds have to be renewed within their life.
+        let renewal = (self.config.session_ttl / 4).max(Duration::from_millis(100));
+        self.config.tend_interval.min(renewal)
+    }
+
+    fn leave(&self) -> StoreFuture<'_, ()> {
+        self.bounded(self.end_lease())
+    }
+}

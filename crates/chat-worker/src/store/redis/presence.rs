@@ -1,0 +1,352 @@
+//! Presence: which sockets of a user live, in the whole cluster.
+//!
+//! Sockets are members, not a count, so that every step can be made again after an unknown
+//! outcome. They belong to an *instance*: a random id that this process has until it finds that
+//! its lease ran out. Then others have repaired it, or do so now, and it puts its sockets back
+//! under a new id; so a repair never meets an owner who is alive.
+//!
+//! The `connected` flag of a session lies in another hash slot than the members. Who changes the
+//! members writes the flag *after* the change, and who writes "false" looks at the members *after*
+//! the write and puts it right: whoever writes last leaves the truth.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use redis::{Pipeline, RedisResult};
+use tokio::sync::RwLock;
+
+use super::RedisStore;
+use super::sessions::millis;
+use crate::chat::identity::{NoRandomness, random_id};
+use crate::store::{PresenceChange, Session, StoreError};
+
+/// Sockets per round trip when many are put back.
+const BATCH: usize = 200;
+
+/// How often the flag is put right before it is left to the next change; each turn needs another
+/// process to come or go at the same moment.
+const SETTLE_TURNS: usize = 8;
+
+pub(super) const INSTANCES: &str = "cc:instances";
+
+pub(super) struct Presence {
+    /// Read while a socket is added or removed, written while the id changes.
+    instance: RwLock<Instance>,
+    live: Mutex<HashMap<String, Session>>,
+    /// Found but not told yet: kept when a later step of the same round fails.
+    changes: Mutex<Vec<PresenceChange>>,
+    /// A socket may still be there under the present id though it is gone.
+    leftovers: AtomicBool,
+}
+
+pub(super) struct Instance {
+    pub(super) id: String,
+    /// Whether the lease was taken.
+    joined: AtomicBool,
+    /// Earlier ids, to be repaired by anyone once the sockets are back under the present one.
+    stale: Vec<String>,
+    /// When the sockets were last written as a whole.
+    renewed: Option<Instant>,
+}
+
+impl Presence {
+    pub(super) fn new() -> Result<Self, NoRandomness> {
+        Ok(Self {
+            instance: RwLock::new(Instance {
+                id: random_id()?,
+                joined: AtomicBool::new(false),
+                stale: Vec::new(),
+                renewed: Some(Instant::now()),
+            }),
+            live: Mutex::default(),
+            changes: Mutex::default(),
+            leftovers: AtomicBool::new(false),
+        })
+    }
+
+    /// The end of `socket` is not known to be stored. All that live are put under a new id then,
+    /// and what is left under the old one is repaired: one flag instead of a list of retries that
+    /// grows as long as Redis is away.
+    pub(super) fn left_behind(&self, socket: &str) {
+        self.live().remove(socket);
+        self.leftovers.store(true, Ordering::Relaxed);
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn found(&self, change: PresenceChange) {
+        self.changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(change);
+    }
+
+    fn take_changes(&self) -> Vec<PresenceChange> {
+        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(super) fn lease_key(instance: &str) -> String {
+    format!("cc:instance:{instance}")
+}
+
+pub(super) fn sockets_key(instance: &str) -> String {
+    format!("cc:sockets:{instance}")
+}
+
+pub(super) fn presence_key(user: &str) -> String {
+    format!("cc:presence:{user}")
+}
+
+pub(super) fn member(instance: &str, socket: &str) -> String {
+    format!("{instance} {socket}")
+}
+
+impl RedisStore {
+    pub(super) async fn add_socket(&self, session: &Session, socket: &str) -> RedisResult<()> {
+        let instance = self.presence.instance.read().await;
+        self.presence
+            .live()
+            .insert(socket.to_owned(), session.clone());
+        if !instance.joined.load(Ordering::Relaxed) {
+            self.take_lease(&instance).await?;
+        }
+        let mut connection = self.link.connection().await;
+        // The index first: what it names may be missing, but nothing may be missing in it.
+        let mut pipe = redis::pipe();
+        self.write_index(&mut pipe, &instance.id, socket, session);
+        pipe.exec_async(&mut connection).await?;
+        let mut pipe = redis::pipe();
+        self.write_member(&mut pipe, &instance.id, socket, session);
+        pipe.exec_async(&mut connection).await?;
+        let mut pipe = redis::pipe();
+        self.write_session(&mut pipe, session);
+        pipe.exec_async(&mut connection).await
+    }
+
+    pub(super) async fn remove_socket(&self, session: &Session, socket: &str) -> RedisResult<bool> {
+        let instance = self.presence.instance.read().await;
+        self.presence.live().remove(socket);
+        let mut connection = self.link.connection().await;
+        let (removed, left): (bool, Vec<String>) = redis::pipe()
+            .atomic()
+            .cmd("HDEL")
+            .arg(presence_key(&session.user))
+            .arg(member(&instance.id, socket))
+            .cmd("HVALS")
+            .arg(presence_key(&session.user))
+            .query_async(&mut connection)
+            .await?;
+        if !left.contains(&session.id) {
+            self.settle_gone(&session.user, &session.id).await?;
+        }
+        redis::cmd("HDEL")
+            .arg(sockets_key(&instance.id))
+            .arg(socket)
+            .exec_async(&mut connection)
+            .await?;
+        Ok(removed && left.is_empty())
+    }
+
+    /// Writes that the session has no socket, and puts it right if it has one again.
+    pub(super) async fn settle_gone(&self, user: &str, session: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        let mut connected = false;
+        for _ in 0..SETTLE_TURNS {
+            self.write_connected(session, connected).await?;
+            let left: Vec<String> = redis::cmd("HVALS")
+                .arg(presence_key(user))
+                .query_async(&mut connection)
+                .await?;
+            let truth = left.iter().any(|s| s == session);
+            if truth == connected {
+                break;
+            }
+            connected = truth;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn tend_all(&self) -> Result<Vec<PresenceChange>, StoreError> {
+        let own = self.bounded(self.beat()).await?;
+        self.rejoin_or_renew(own).await?;
+        self.repair_others().await?;
+        Ok(self.presence.take_changes())
+    }
+
+    /// Renews the lease. False when it had run out.
+    async fn beat(&self) -> RedisResult<bool> {
+        let instance = self.presence.instance.read().await;
+        if !instance.joined.load(Ordering::Relaxed) {
+            self.take_lease(&instance).await?;
+            return Ok(true);
+        }
+        let mut connection = self.link.connection().await;
+        redis::cmd("PEXPIRE")
+            .arg(lease_key(&instance.id))
+            .arg(millis(self.config.lease))
+            .query_async(&mut connection)
+            .await
+    }
+
+    async fn take_lease(&self, instance: &Instance) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        // The lease before the list: in the list without a lease is dead.
+        redis::cmd("SET")
+            .arg(lease_key(&instance.id))
+            .arg(std::process::id())
+            .arg("PX")
+            .arg(millis(self.config.lease))
+            .exec_async(&mut connection)
+            .await?;
+        redis::cmd("SADD")
+            .arg(INSTANCES)
+            .arg(&instance.id)
+            .exec_async(&mut connection)
+            .await?;
+        instance.joined.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Puts all sockets back under a new id when the lease was lost; writes them anew when their
+    /// keys have lived a third of their time.
+    async fn rejoin_or_renew(&self, lease_held: bool) -> Result<(), StoreError> {
+        let due = |renewed: Option<Instant>| {
+            renewed.is_none_or(|at| at.elapsed() >= self.config.session_ttl / 3)
+        };
+        let leftovers = self.presence.leftovers.load(Ordering::Relaxed);
+        if lease_held && !leftovers && !due(self.presence.instance.read().await.renewed) {
+            return Ok(());
+        }
+        let mut instance = self.presence.instance.write().await;
+        if !lease_held || leftovers {
+            if !lease_held {
+                tracing::warn!(
+                    instance = instance.id,
+                    "the presence lease ran out; putting the sockets back under a new id"
+                );
+            }
+            // Before the id changes: what is left behind from now on is left under the new one.
+            self.presence.leftovers.store(false, Ordering::Relaxed);
+            let id = random_id().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+            let stale = std::mem::replace(&mut instance.id, id);
+            instance.stale.push(stale);
+            instance.joined = AtomicBool::new(false);
+            // Not renewed until all are written: a failure is made good in the next round.
+            instance.renewed = None;
+        }
+        if !instance.joined.load(Ordering::Relaxed) {
+            self.bounded(self.take_lease(&instance)).await?;
+        }
+        let live: Vec<(String, Session)> = self
+            .presence
+            .live()
+            .iter()
+            .map(|(socket, session)| (socket.clone(), session.clone()))
+            .collect();
+        for batch in live.chunks(BATCH) {
+            self.bounded(self.put_back(&instance.id, batch)).await?;
+        }
+        instance.renewed = Some(Instant::now());
+        while let Some(stale) = instance.stale.last() {
+            // Now anybody may clear up what is still under the old id.
+            self.bounded(self.give_up(stale)).await?;
+            instance.stale.pop();
+        }
+        Ok(())
+    }
+
+    async fn put_back(&self, instance: &str, batch: &[(String, Session)]) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        let mut index = redis::pipe();
+        let mut members = redis::pipe();
+        for (socket, session) in batch {
+            self.write_index(&mut index, instance, socket, session);
+            members.cmd("HLEN").arg(presence_key(&session.user));
+            self.write_member(&mut members, instance, socket, session);
+        }
+        index.exec_async(&mut connection).await?;
+        let before: Vec<u64> = members.query_async(&mut connection).await?;
+        for ((_, session), before) in batch.iter().zip(before) {
+            if before == 0 {
+                self.presence.found(PresenceChange::Back {
+                    user: session.user.clone(),
+                    name: session.name.clone(),
+                });
+            }
+        }
+        let mut sessions = redis::pipe();
+        for (_, session) in batch {
+            self.write_session(&mut sessions, session);
+        }
+        sessions.exec_async(&mut connection).await
+    }
+
+    async fn give_up(&self, instance: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("DEL")
+            .arg(lease_key(instance))
+            .exec_async(&mut connection)
+            .await?;
+        redis::cmd("SADD")
+            .arg(INSTANCES)
+            .arg(instance)
+            .exec_async(&mut connection)
+            .await
+    }
+
+    /// Ends the lease: what this process still has connected is anybody's to repair.
+    pub(super) async fn end_lease(&self) -> RedisResult<()> {
+        let instance = self.presence.instance.read().await;
+        let mut connection = self.link.connection().await;
+        redis::cmd("DEL")
+            .arg(lease_key(&instance.id))
+            .exec_async(&mut connection)
+            .await?;
+        let tidy = !self.presence.leftovers.load(Ordering::Relaxed) && instance.stale.is_empty();
+        if tidy && self.presence.live().is_empty() {
+            redis::cmd("SREM")
+                .arg(INSTANCES)
+                .arg(&instance.id)
+                .exec_async(&mut connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn own_instance(&self) -> String {
+        self.presence.instance.read().await.id.clone()
+    }
+
+    fn write_index(&self, pipe: &mut Pipeline, instance: &str, socket: &str, session: &Session) {
+        let key = sockets_key(instance);
+        pipe.cmd("HSET")
+            .arg(&key)
+            .arg(socket)
+            .arg(format!("{} {}", session.user, session.id))
+            .ignore();
+        self.expire(pipe, &key);
+    }
+
+    fn write_member(&self, pipe: &mut Pipeline, instance: &str, socket: &str, session: &Session) {
+        let key = presence_key(&session.user);
+        pipe.cmd("HSET")
+            .arg(&key)
+            .arg(member(instance, socket))
+            .arg(&session.id)
+            .ignore();
+        self.expire(pipe, &key);
+    }
+
+    /// A key that nobody renews goes with the session that it is about.
+    fn expire(&self, pipe: &mut Pipeline, key: &str) {
+        pipe.cmd("PEXPIRE")
+            .arg(key)
+            .arg(millis(self.config.session_ttl.max(self.config.lease * 4)))
+            .ignore();
+    }
+}

@@ -1,0 +1,163 @@
+//! Repair: what a process left connected when it died, put right by one of the others.
+
+use redis::RedisResult;
+
+use super::RedisStore;
+use super::presence::{INSTANCES, lease_key, member, presence_key, sockets_key};
+use super::sessions::millis;
+use crate::store::{PresenceChange, StoreError};
+
+/// Sockets repaired per turn; the claim is renewed at each.
+const BATCH: usize = 200;
+
+impl RedisStore {
+    pub(super) async fn repair_others(&self) -> Result<(), StoreError> {
+        let own = self.own_instance().await;
+        for dead in self.bounded(self.dead_instances(&own)).await? {
+            if self.bounded(self.claim(&dead, &own)).await? {
+                self.repair(&dead).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn dead_instances(&self, own: &str) -> RedisResult<Vec<String>> {
+        let mut connection = self.link.connection().await;
+        let mut listed: Vec<String> = redis::cmd("SMEMBERS")
+            .arg(INSTANCES)
+            .query_async(&mut connection)
+            .await?;
+        listed.retain(|id| id != own);
+        if listed.is_empty() {
+            return Ok(listed);
+        }
+        let mut pipe = redis::pipe();
+        for id in &listed {
+            pipe.cmd("EXISTS").arg(lease_key(id));
+        }
+        let alive: Vec<bool> = pipe.query_async(&mut connection).await?;
+        Ok(listed
+            .into_iter()
+            .zip(alive)
+            .filter_map(|(id, alive)| (!alive).then_some(id))
+            .collect())
+    }
+
+    /// Whether the repair is ours. The claim ends by itself if we die over it.
+    async fn claim(&self, dead: &str, own: &str) -> RedisResult<bool> {
+        let mut connection = self.link.connection().await;
+        let claimed: Option<String> = redis::cmd("SET")
+            .arg(claim_key(dead))
+            .arg(own)
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(self.config.lease))
+            .query_async(&mut connection)
+            .await?;
+        Ok(claimed.is_some())
+    }
+
+    async fn repair(&self, dead: &str) -> Result<(), StoreError> {
+        let mut sockets = 0;
+        loop {
+            let batch = self.bounded(self.left_by(dead)).await?;
+            if batch.is_empty() {
+                break;
+            }
+            sockets += batch.len();
+            for (socket, owner) in &batch {
+                // Bounded one by one: a batch of many users takes longer than one operation.
+                self.bounded(self.repair_socket(dead, socket, owner))
+                    .await?;
+            }
+            self.bounded(self.renew_claim(dead)).await?;
+        }
+        self.bounded(self.forget(dead)).await?;
+        if sockets > 0 {
+            tracing::info!(
+                instance = dead,
+                sockets,
+                "removed sockets that were left behind"
+            );
+        }
+        Ok(())
+    }
+
+    async fn left_by(&self, dead: &str) -> RedisResult<Vec<(String, String)>> {
+        let mut connection = self.link.connection().await;
+        let mut cursor = 0u64;
+        // A step may find nothing in a hash that was large and is not empty yet.
+        let mut batch = loop {
+            let (next, batch): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
+                .arg(sockets_key(dead))
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(BATCH)
+                .query_async(&mut connection)
+                .await?;
+            if next == 0 || !batch.is_empty() {
+                break batch;
+            }
+            cursor = next;
+        };
+        // A small hash is returned whole, whatever COUNT says.
+        batch.truncate(BATCH);
+        Ok(batch)
+    }
+
+    /// Removes one socket. Whoever's claim this is tells the others, also when an earlier
+    /// repairer, or the dead process itself, got as far as removing it and no further.
+    async fn repair_socket(&self, dead: &str, socket: &str, owner: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        if let Some((user, session)) = owner.split_once(' ') {
+            let (left,): (Vec<String>,) = redis::pipe()
+                .atomic()
+                .cmd("HDEL")
+                .arg(presence_key(user))
+                .arg(member(dead, socket))
+                .ignore()
+                .cmd("HVALS")
+                .arg(presence_key(user))
+                .query_async(&mut connection)
+                .await?;
+            if !left.iter().any(|s| s == session) {
+                self.settle_gone(user, session).await?;
+            }
+            if left.is_empty() {
+                self.presence
+                    .found(PresenceChange::Gone { user: user.into() });
+            }
+        }
+        redis::cmd("HDEL")
+            .arg(sockets_key(dead))
+            .arg(socket)
+            .exec_async(&mut connection)
+            .await
+    }
+
+    async fn renew_claim(&self, dead: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("PEXPIRE")
+            .arg(claim_key(dead))
+            .arg(millis(self.config.lease))
+            .exec_async(&mut connection)
+            .await
+    }
+
+    async fn forget(&self, dead: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("SREM")
+            .arg(INSTANCES)
+            .arg(dead)
+            .exec_async(&mut connection)
+            .await?;
+        redis::cmd("DEL")
+            .arg(claim_key(dead))
+            .exec_async(&mut connection)
+            .await
+    }
+}
+
+fn claim_key(dead: &str) -> String {
+    format!("cc:repair:{dead}")
+}

@@ -1,0 +1,394 @@
+//! What every store has to do, whatever keeps it: to be run over each implementation.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chat_worker::chat::history::PageRequest;
+use chat_worker::chat::message::{Message, NewMessage};
+use chat_worker::store::{Position, PresenceChange, Session, Store};
+
+/// Makes stores over one and the same place: each stands for a process of the cluster. Dropping
+/// one stands for `kill -9`. Leases must end within seconds, sessions live longer than leases.
+pub(crate) trait Cluster {
+    fn process(&self) -> Arc<dyn Store>;
+}
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn session(user: &str) -> Session {
+    Session {
+        id: format!("session-of-{user}"),
+        user: user.into(),
+        name: user.to_uppercase(),
+    }
+}
+
+pub(crate) fn message(id: &str, from: &str, to: &str) -> NewMessage {
+    NewMessage {
+        id: id.into(),
+        content: format!("content of {id}"),
+        from: from.into(),
+        to: to.into(),
+    }
+}
+
+fn ids(messages: &[Message]) -> Vec<&str> {
+    messages.iter().filter_map(|m| m.id.as_deref()).collect()
+}
+
+async fn all(store: &Arc<dyn Store>, user: &str) -> Vec<Message> {
+    store
+        .replay(user, Position::default())
+        .await
+        .unwrap()
+        .messages
+}
+
+async fn connected(store: &Arc<dyn Store>, user: &str) -> Option<bool> {
+    let users = store.users().await.unwrap();
+    users.iter().find(|u| u.id == user).map(|u| u.connected)
+}
+
+/// Tends until it reports something, and returns that.
+async fn tend_until_something(store: &Arc<dyn Store>) -> Vec<PresenceChange> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let changes = store.tend().await.unwrap();
+        if !changes.is_empty() {
+            return changes;
+        }
+        assert!(Instant::now() < deadline, "nothing was repaired");
+        tokio::time::sleep(store.tend_interval()).await;
+    }
+}
+
+pub(crate) async fn run(cluster: &dyn Cluster) {
+    a_session_is_found_once_it_has_connected(cluster).await;
+    both_sides_have_the_messages_in_order(cluster).await;
+    the_same_id_again_stores_nothing_and_has_the_first_time(cluster).await;
+    ids_are_unique_per_sender_only(cluster).await;
+    a_message_to_oneself_is_stored_once(cluster).await;
+    any_text_comes_back_as_it_was(cluster).await;
+    pages_walk_back_through_one_conversation(cluster).await;
+    a_replay_goes_on_where_the_last_one_ended(cluster).await;
+    many_writers_lose_nothing_and_keep_each_ones_order(cluster).await;
+    a_user_is_gone_with_the_last_socket_in_the_cluster(cluster).await;
+    who_is_back_elsewhere_is_not_shown_as_gone(cluster).await;
+    of_many_who_leave_at_once_one_is_the_last(cluster).await;
+    a_dead_process_is_repaired_once(cluster).await;
+    who_came_back_is_not_repaired_away(cluster).await;
+    a_process_that_was_taken_for_dead_puts_its_users_back(cluster).await;
+    a_process_that_left_is_repaired_without_waiting(cluster).await;
+}
+
+async fn a_session_is_found_once_it_has_connected(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let ada = session("ada");
+    assert_eq!(b.find_session(&ada.id).await.unwrap(), None);
+    a.connect(&ada, "s1").await.unwrap();
+    assert_eq!(b.find_session(&ada.id).await.unwrap(), Some(ada.clone()));
+    assert_eq!(b.find_session("no such*session").await.unwrap(), None);
+    assert_eq!(connected(&b, "ada").await, Some(true));
+    assert!(a.disconnect(&ada, "s1").await.unwrap());
+    assert_eq!(connected(&b, "ada").await, Some(false));
+    assert_eq!(b.find_session(&ada.id).await.unwrap(), Some(ada));
+}
+
+async fn both_sides_have_the_messages_in_order(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    let mut times = Vec::new();
+    for id in ["o1", "o2", "o3"] {
+        let stored = store.append(&message(id, "or1", "or2")).await.unwrap();
+        assert!(stored.fresh);
+        times.push(stored.at);
+    }
+    assert!(times.is_sorted());
+    let (sent, received) = (all(&store, "or1").await, all(&store, "or2").await);
+    assert_eq!(ids(&sent), ["o1", "o2", "o3"]);
+    assert_eq!(sent, received);
+    assert_eq!(sent[0], message("o1", "or1", "or2").stored(times[0]));
+}
+
+async fn the_same_id_again_stores_nothing_and_has_the_first_time(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let first = a.append(&message("d1", "du1", "du2")).await.unwrap();
+    // Long enough for a clock in milliseconds to have moved.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let again = b.append(&message("d1", "du1", "du2")).await.unwrap();
+    assert!(first.fresh && !again.fresh);
+    assert_eq!(first.at, again.at);
+    assert_eq!(ids(&all(&a, "du1").await), ["d1"]);
+    assert_eq!(ids(&all(&a, "du2").await), ["d1"]);
+}
+
+async fn ids_are_unique_per_sender_only(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    assert!(
+        store
+            .append(&message("x", "un1", "un2"))
+            .await
+            .unwrap()
+            .fresh
+    );
+    assert!(
+        store
+            .append(&message("x", "un2", "un1"))
+            .await
+            .unwrap()
+            .fresh
+    );
+    assert_eq!(ids(&all(&store, "un1").await), ["x", "x"]);
+}
+
+async fn a_message_to_oneself_is_stored_once(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    assert!(
+        store
+            .append(&message("m", "self", "self"))
+            .await
+            .unwrap()
+            .fresh
+    );
+    assert_eq!(ids(&all(&store, "self").await), ["m"]);
+}
+
+async fn any_text_comes_back_as_it_was(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    let texts = [
+        "",
+        "Grüße, Жук, 李白, 🦀",
+        "\"quotes\" \\ and \u{0000} \u{001b} \n\t",
+        "{\"json\":[1,2]}",
+        "\u{2028}%s %d ]]>",
+    ];
+    for (n, text) in texts.iter().enumerate() {
+        let mut new = message(&format!("t{n}"), "txt", "txt2");
+        new.content = (*text).into();
+        store.append(&new).await.unwrap();
+    }
+    let read = all(&store, "txt2").await;
+    let read: Vec<_> = read.iter().map(|m| m.content.as_str().unwrap()).collect();
+    assert_eq!(read, texts);
+}
+
+async fn pages_walk_back_through_one_conversation(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    for n in 0..1200 {
+        let (id, peer) = (format!("p{n}"), if n % 2 == 0 { "pgb" } else { "pgc" });
+        store.append(&message(&id, "pga", peer)).await.unwrap();
+    }
+    let page = async |before: Option<&str>, limit| {
+        let request = PageRequest {
+            with: "pgb".into(),
+            before: before.map(Into::into),
+            limit,
+        };
+        store.page("pga", &request).await.unwrap()
+    };
+    assert_eq!(ids(&page(None, 3).await), ["p1194", "p1196", "p1198"]);
+    assert_eq!(ids(&page(Some("p1194"), 2).await), ["p1190", "p1192"]);
+    assert!(
+        page(Some("p1"), 2).await.is_empty(),
+        "of another conversation"
+    );
+    assert!(page(Some("p0"), 2).await.is_empty());
+    let mut walked = Vec::new();
+    let mut before: Option<String> = None;
+    loop {
+        let next = page(before.as_deref(), 150).await;
+        let Some(oldest) = next.first() else { break };
+        before = oldest.id.clone();
+        walked.splice(0..0, next);
+    }
+    let expected: Vec<String> = (0..1200).step_by(2).map(|n| format!("p{n}")).collect();
+    assert_eq!(ids(&walked), expected);
+}
+
+async fn a_replay_goes_on_where_the_last_one_ended(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    let empty = store.replay("rpl", Position::default()).await.unwrap();
+    assert!(empty.messages.is_empty());
+    store.append(&message("r1", "rpl", "other")).await.unwrap();
+    store.append(&message("r2", "other", "rpl")).await.unwrap();
+    let first = store.replay("rpl", empty.next).await.unwrap();
+    assert_eq!(ids(&first.messages), ["r1", "r2"]);
+    let none = store.replay("rpl", first.next).await.unwrap();
+    assert!(none.messages.is_empty());
+    store.append(&message("r3", "other", "rpl")).await.unwrap();
+    let second = store.replay("rpl", none.next).await.unwrap();
+    assert_eq!(ids(&second.messages), ["r3"]);
+    assert_eq!(ids(&all(&store, "rpl").await), ["r1", "r2", "r3"]);
+}
+
+async fn many_writers_lose_nothing_and_keep_each_ones_order(cluster: &dyn Cluster) {
+    let processes: Vec<_> = (0..4).map(|_| cluster.process()).collect();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let store = processes[writer % processes.len()].clone();
+        writers.spawn(async move {
+            for n in 0..100 {
+                let (id, from) = (format!("w{n:03}"), format!("wr{writer}"));
+                store.append(&message(&id, &from, "mw")).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let read = all(&processes[0], "mw").await;
+    assert_eq!(read.len(), 800);
+    for writer in 0..8 {
+        let from = format!("wr{writer}");
+        let own: Vec<_> = read.iter().filter(|m| m.from == from).collect();
+        assert_eq!(own.len(), 100);
+        assert!(own.is_sorted_by_key(|m| &m.id));
+    }
+}
+
+async fn a_user_is_gone_with_the_last_socket_in_the_cluster(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let user = session("last");
+    a.connect(&user, "s1").await.unwrap();
+    a.connect(&user, "s2").await.unwrap();
+    b.connect(&user, "s1").await.unwrap();
+    assert!(!a.disconnect(&user, "s1").await.unwrap());
+    assert!(!b.disconnect(&user, "s1").await.unwrap());
+    assert_eq!(connected(&b, "last").await, Some(true));
+    assert!(
+        !b.disconnect(&user, "s1").await.unwrap(),
+        "not known any more"
+    );
+    assert!(a.disconnect(&user, "s2").await.unwrap());
+    assert_eq!(connected(&b, "last").await, Some(false));
+}
+
+async fn who_is_back_elsewhere_is_not_shown_as_gone(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let user = session("back");
+    a.connect(&user, "s1").await.unwrap();
+    b.connect(&user, "s2").await.unwrap();
+    assert!(!a.disconnect(&user, "s1").await.unwrap());
+    assert_eq!(connected(&a, "back").await, Some(true));
+    // Coming and going at the same moment, over and over: the last one decides.
+    for turn in 0..50 {
+        let (here, there) = if turn % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let (old, new) = (format!("s{}", turn + 2), format!("s{}", turn + 3));
+        let (gone, come) = tokio::join!(there.disconnect(&user, &old), here.connect(&user, &new));
+        gone.unwrap();
+        come.unwrap();
+        assert_eq!(connected(&a, "back").await, Some(true), "turn {turn}");
+    }
+    assert!(b.disconnect(&user, "s52").await.unwrap());
+    assert_eq!(connected(&a, "back").await, Some(false));
+}
+
+async fn of_many_who_leave_at_once_one_is_the_last(cluster: &dyn Cluster) {
+    let processes: Vec<_> = (0..4).map(|_| cluster.process()).collect();
+    let user = session("crowd");
+    for store in &processes {
+        store.connect(&user, "s1").await.unwrap();
+    }
+    let mut leaving = tokio::task::JoinSet::new();
+    for store in processes.clone() {
+        let user = user.clone();
+        leaving.spawn(async move { store.disconnect(&user, "s1").await.unwrap() });
+    }
+    let told = leaving.join_all().await;
+    assert_eq!(told.iter().filter(|last| **last).count(), 1);
+    assert_eq!(connected(&processes[0], "crowd").await, Some(false));
+}
+
+async fn a_dead_process_is_repaired_once(cluster: &dyn Cluster) {
+    let others: Vec<_> = (0..3).map(|_| cluster.process()).collect();
+    for other in &others {
+        other.tend().await.unwrap();
+    }
+    let dead = cluster.process();
+    let users: Vec<String> = (0..5).map(|n| format!("dead{n}")).collect();
+    for user in &users {
+        dead.connect(&session(user), &format!("{user}-1"))
+            .await
+            .unwrap();
+        dead.connect(&session(user), &format!("{user}-2"))
+            .await
+            .unwrap();
+    }
+    drop(dead);
+    let deadline = Instant::now() + PATIENCE;
+    let mut gone = Vec::new();
+    let mut rounds_after = 0;
+    while rounds_after < 3 {
+        let round = tokio::join!(others[0].tend(), others[1].tend(), others[2].tend());
+        for changes in [round.0, round.1, round.2] {
+            gone.extend(changes.unwrap());
+        }
+        rounds_after += usize::from(gone.len() >= users.len());
+        assert!(Instant::now() < deadline, "not repaired: {gone:?}");
+        tokio::time::sleep(others[0].tend_interval()).await;
+    }
+    let mut told: Vec<_> = gone
+        .iter()
+        .map(|change| match change {
+            PresenceChange::Gone { user } => user.clone(),
+            PresenceChange::Back { user, .. } => format!("{user} is back?"),
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, users);
+    for user in &users {
+        assert_eq!(connected(&others[0], user).await, Some(false));
+    }
+}
+
+async fn who_came_back_is_not_repaired_away(cluster: &dyn Cluster) {
+    let (dead, other) = (cluster.process(), cluster.process());
+    other.tend().await.unwrap();
+    let (stays, goes) = (session("stays"), session("goes"));
+    dead.connect(&stays, "s1").await.unwrap();
+    dead.connect(&goes, "s2").await.unwrap();
+    drop(dead);
+    other.connect(&stays, "s3").await.unwrap();
+    let changes = tend_until_something(&other).await;
+    assert_eq!(
+        changes,
+        [PresenceChange::Gone {
+            user: "goes".into()
+        }]
+    );
+    assert_eq!(connected(&other, "stays").await, Some(true));
+    assert_eq!(connected(&other, "goes").await, Some(false));
+    assert!(other.disconnect(&stays, "s3").await.unwrap());
+}
+
+async fn a_process_that_was_taken_for_dead_puts_its_users_back(cluster: &dyn Cluster) {
+    let (frozen, other) = (cluster.process(), cluster.process());
+    let user = session("frozen");
+    frozen.connect(&user, "s1").await.unwrap();
+    other.tend().await.unwrap();
+    let gone = PresenceChange::Gone {
+        user: user.user.clone(),
+    };
+    assert_eq!(tend_until_something(&other).await, [gone]);
+    assert_eq!(connected(&other, "frozen").await, Some(false));
+    let back = PresenceChange::Back {
+        user: user.user.clone(),
+        name: user.name.clone(),
+    };
+    assert_eq!(frozen.tend().await.unwrap(), [back]);
+    assert_eq!(connected(&other, "frozen").await, Some(true));
+    for _ in 0..3 {
+        assert_eq!(other.tend().await.unwrap(), []);
+        assert_eq!(frozen.tend().await.unwrap(), []);
+    }
+    assert!(frozen.disconnect(&user, "s1").await.unwrap());
+}
+
+async fn a_process_that_left_is_repaired_without_waiting(cluster: &dyn Cluster) {
+    let (leaving, other) = (cluster.process(), cluster.process());
+    let user = session("leaving");
+    leaving.connect(&user, "s1").await.unwrap();
+    leaving.leave().await.unwrap();
+    drop(leaving);
+    let gone = PresenceChange::Gone { user: user.user };
+    assert_eq!(other.tend().await.unwrap(), [gone]);
+}

@@ -1,0 +1,364 @@
+//! The store in Redis: what every store has to do, and the keys that others read and write.
+
+mod conformance;
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod redis_server;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chat_worker::chat::message::Message;
+use chat_worker::store::redis::{RedisStore, RedisStoreConfig};
+use chat_worker::store::{Health, Position, PresenceChange, Store, StoreError};
+use redis::Commands;
+
+use conformance::{Cluster, PATIENCE, message, session};
+use redis_server::RedisServer;
+
+impl Cluster for RedisServer {
+    fn process(&self) -> Arc<dyn Store> {
+        store(self, quick())
+    }
+}
+
+/// Leases that run out while a test waits.
+fn quick() -> RedisStoreConfig {
+    RedisStoreConfig {
+        lease: Duration::from_millis(1500),
+        tend_interval: Duration::from_millis(200),
+        operation_timeout: Duration::from_secs(10),
+        ..RedisStoreConfig::default()
+    }
+}
+
+fn store(server: &RedisServer, config: RedisStoreConfig) -> Arc<dyn Store> {
+    RedisStore::start(server.info(), "test".into(), config).unwrap()
+}
+
+async fn wait_for_health(store: &Arc<dyn Store>, up: bool) {
+    let mut health = store.health();
+    tokio::time::timeout(PATIENCE, health.wait_for(|h| (*h == Health::Up) == up))
+        .await
+        .expect("in time")
+        .expect("the store lives");
+}
+
+#[tokio::test]
+async fn redis_conforms() {
+    conformance::run(&RedisServer::start()).await;
+}
+
+#[tokio::test]
+async fn the_keys_are_those_of_the_original_example() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        session_ttl: Duration::from_secs(3600),
+        message_ttl: Duration::from_secs(7200),
+        ..quick()
+    };
+    let store = store(&server, config);
+    let ada = session("ada");
+    store.connect(&ada, "s1").await.unwrap();
+    let at = store.append(&message("m1", "ada", "bob")).await.unwrap().at;
+
+    let mut redis = server.inspect();
+    let key = format!("session:{}", ada.id);
+    let hash: std::collections::BTreeMap<String, String> = redis.hgetall(&key).unwrap();
+    let expected = [
+        ("connected", "true"),
+        ("userID", "ada"),
+        ("username", "ADA"),
+    ];
+    assert!(
+        hash.iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .eq(expected)
+    );
+    let ttl: i64 = redis.ttl(&key).unwrap();
+    assert!((3500..=3600).contains(&ttl), "{ttl}");
+    for user in ["ada", "bob"] {
+        let key = format!("messages:{user}");
+        let entries: Vec<String> = redis.lrange(&key, 0, -1).unwrap();
+        let entry =
+            format!(r#"{{"id":"m1","content":"content of m1","from":"ada","to":"bob","at":{at}}}"#);
+        assert_eq!(entries, [entry]);
+        let ttl: i64 = redis.ttl(&key).unwrap();
+        assert!((7100..=7200).contains(&ttl), "{ttl}");
+        let ids: i64 = redis.ttl(format!("cc:{{messages:{user}}}:ids")).unwrap();
+        assert!((500..=600).contains(&ids), "{ids}");
+    }
+    assert!(store.disconnect(&ada, "s1").await.unwrap());
+    let connected: String = redis
+        .hget(format!("session:{}", ada.id), "connected")
+        .unwrap();
+    assert_eq!(connected, "false");
+    let keys: Vec<String> = redis.keys("*").unwrap();
+    for key in keys {
+        let known = ["session:", "messages:", "cc:"];
+        assert!(known.iter().any(|prefix| key.starts_with(prefix)), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_others_wrote_is_read_or_skipped() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let mut redis = server.inspect();
+    let node = [
+        ("userID", "0a1b"),
+        ("username", "Node"),
+        ("connected", "true"),
+    ];
+    let _: () = redis.hset_multiple("session:abc", &node).unwrap();
+    let _: () = redis
+        .hset_multiple(
+            "session:def",
+            &[
+                ("userID", "0a1b"),
+                ("username", "Node"),
+                ("connected", "false"),
+            ],
+        )
+        .unwrap();
+    let _: () = redis.hset("session:half", "userID", "77").unwrap();
+    let _: () = redis
+        .hset_multiple("session:bad", &[("userID", "a b"), ("username", "x")])
+        .unwrap();
+    let _: () = redis.set("session:string", "x").unwrap();
+    let users = store.users().await.unwrap();
+    assert_eq!(users.len(), 1);
+    assert_eq!(
+        (
+            users[0].id.as_str(),
+            users[0].name.as_str(),
+            users[0].connected
+        ),
+        ("0a1b", "Node", true)
+    );
+    assert_eq!(
+        store.find_session("abc").await.unwrap().unwrap().user,
+        "0a1b"
+    );
+    assert_eq!(store.find_session("half").await.unwrap(), None);
+
+    let old = r#"{"content":"from node","from":"0a1b","to":"x"}"#;
+    let _: () = redis
+        .rpush("messages:x", &[old, "no json", r#"{"a":1}"#])
+        .unwrap();
+    store.append(&message("m1", "x", "0a1b")).await.unwrap();
+    let read = store
+        .replay("x", Position::default())
+        .await
+        .unwrap()
+        .messages;
+    assert_eq!(read.len(), 2);
+    assert_eq!(Some(&read[0]), Message::from_entry(old.as_bytes()).as_ref());
+    assert_eq!(read[1].id.as_deref(), Some("m1"));
+}
+
+#[tokio::test]
+async fn a_session_lives_while_a_socket_of_it_does() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        session_ttl: Duration::from_millis(1500),
+        ..quick()
+    };
+    let store = store(&server, config);
+    store.connect(&session("with"), "s1").await.unwrap();
+    store.connect(&session("without"), "s2").await.unwrap();
+    store.disconnect(&session("without"), "s2").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while store
+        .find_session("session-of-without")
+        .await
+        .unwrap()
+        .is_some()
+    {
+        assert!(Instant::now() < deadline, "never expires");
+        store.tend().await.unwrap();
+        tokio::time::sleep(store.tend_interval()).await;
+    }
+    assert!(
+        store
+            .find_session("session-of-with")
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_replay_after_the_list_expired_begins_anew() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    for id in ["e1", "e2"] {
+        store.append(&message(id, "ex", "other")).await.unwrap();
+    }
+    let next = store.replay("ex", Position::default()).await.unwrap().next;
+    let _: () = server.inspect().del("messages:ex").unwrap();
+    for id in ["e3", "e4", "e5"] {
+        store.append(&message(id, "ex", "other")).await.unwrap();
+    }
+    let read = store.replay("ex", next).await.unwrap().messages;
+    assert_eq!(read.len(), 3);
+}
+
+#[tokio::test]
+async fn of_a_huge_history_the_newest_is_replayed() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let entry = |n: usize| {
+        let content = "x".repeat(60_000);
+        format!(r#"{{"id":"h{n}","content":"{content}","from":"hu","to":"o","at":1}}"#)
+    };
+    let mut redis = server.inspect();
+    for n in 0..300 {
+        let _: () = redis.rpush("messages:hu", entry(n)).unwrap();
+    }
+    let read = store
+        .replay("hu", Position::default())
+        .await
+        .unwrap()
+        .messages;
+    assert!((100..150).contains(&read.len()), "{}", read.len());
+    assert_eq!(read.last().unwrap().id.as_deref(), Some("h299"));
+}
+
+#[tokio::test]
+async fn ids_are_forgotten_after_the_window_only() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let mut redis = server.inspect();
+    let at = store.append(&message("new", "a", "b")).await.unwrap().at;
+    let key = "cc:{messages:a}:ids";
+    let _: () = redis
+        .zadd(key, "a old", at - 10 * 60 * 1000 - 1000)
+        .unwrap();
+    let _: () = redis.zadd(key, "a young", at - 9 * 60 * 1000).unwrap();
+    store.append(&message("next", "a", "b")).await.unwrap();
+    let kept: Vec<String> = redis.zrange(key, 0, -1).unwrap();
+    assert_eq!(kept, ["a young", "a new", "a next"]);
+}
+
+#[tokio::test]
+async fn half_of_a_message_is_completed_by_sending_it_again() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let mut redis = server.inspect();
+    let first = store.append(&message("h", "a", "b")).await.unwrap();
+    let _: () = redis.del(&["messages:b", "cc:{messages:b}:ids"]).unwrap();
+    let again = store.append(&message("h", "a", "b")).await.unwrap();
+    assert!(again.fresh, "the recipient never got it");
+    assert_eq!(again.at, first.at);
+    let lens: (u64, u64) = (
+        redis.llen("messages:a").unwrap(),
+        redis.llen("messages:b").unwrap(),
+    );
+    assert_eq!(lens, (1, 1));
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_later_or_again_is_found() {
+    let mut server = RedisServer::stopped();
+    let config = RedisStoreConfig {
+        operation_timeout: Duration::from_millis(300),
+        ..quick()
+    };
+    let store = store(&server, config);
+    let asked = Instant::now();
+    assert!(matches!(
+        store.users().await,
+        Err(StoreError::Unavailable(_))
+    ));
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert_ne!(*store.health().borrow(), Health::Up);
+
+    server.launch();
+    wait_for_health(&store, true).await;
+    store.connect(&session("u"), "s1").await.unwrap();
+
+    server.kill();
+    wait_for_health(&store, false).await;
+    assert!(store.users().await.is_err());
+
+    server.launch();
+    wait_for_health(&store, true).await;
+    // Nothing was kept on disk: the scripts, the lease and the sockets have to be put back.
+    store.append(&message("m", "u", "v")).await.unwrap();
+    store.tend().await.unwrap();
+    let users = store.users().await.unwrap();
+    assert_eq!(users.len(), 1);
+    assert!(users[0].connected);
+}
+
+#[tokio::test]
+async fn a_frozen_redis_costs_bounded_time_and_nothing_else() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        operation_timeout: Duration::from_millis(300),
+        ..quick()
+    };
+    let store = store(&server, config);
+    store.append(&message("m1", "a", "b")).await.unwrap();
+    signal(&server, "STOP");
+    let asked = Instant::now();
+    let lost = store.append(&message("m2", "a", "b")).await;
+    assert!(lost.is_err());
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    wait_for_health(&store, false).await;
+    signal(&server, "CONT");
+    wait_for_health(&store, true).await;
+    store.append(&message("m2", "a", "b")).await.unwrap();
+    let read = store
+        .replay("b", Position::default())
+        .await
+        .unwrap()
+        .messages;
+    assert_eq!(read.len(), 2, "nothing twice: {read:?}");
+}
+
+fn signal(server: &RedisServer, signal: &str) {
+    let done = std::process::Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(server.pid().to_string())
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+#[tokio::test]
+async fn an_end_that_could_not_be_stored_is_made_good() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        operation_timeout: Duration::from_millis(300),
+        ..quick()
+    };
+    let (store, other) = (store(&server, config), store(&server, quick()));
+    let (goes, stays) = (session("goes"), session("stays"));
+    store.connect(&goes, "s1").await.unwrap();
+    store.connect(&stays, "s2").await.unwrap();
+    store.tend().await.unwrap();
+    other.tend().await.unwrap();
+    signal(&server, "STOP");
+    store.disconnect(&goes, "s1").await.unwrap_err();
+    signal(&server, "CONT");
+    wait_for_health(&store, true).await;
+    let deadline = Instant::now() + PATIENCE;
+    let mut told = Vec::new();
+    while told.is_empty() {
+        assert!(Instant::now() < deadline, "never made good");
+        let users = store.users().await.unwrap();
+        assert!(users.iter().any(|u| u.id == "stays" && u.connected));
+        told.extend(store.tend().await.unwrap());
+        told.extend(other.tend().await.unwrap());
+    }
+    assert_eq!(
+        told,
+        [PresenceChange::Gone {
+            user: "goes".into()
+        }]
+    );
+    let users = store.users().await.unwrap();
+    let connected: Vec<_> = users.iter().map(|u| (u.id.as_str(), u.connected)).collect();
+    assert_eq!(connected, [("goes", false), ("stays", true)]);
+}
