@@ -55,6 +55,7 @@ fn config(dir: &Path, workers: usize, variables: &[(&'static str, &str)]) -> Mas
         command
     });
     config.balance = Balance::RoundRobin;
+    config.stop_time = Duration::from_secs(1);
     config
 }
 

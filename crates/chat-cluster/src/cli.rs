@@ -1,0 +1,300 @@
+//! The command line and the environment: a contract with those who run it.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use common::runtime_dir::RuntimeDir;
+use sticky_master::{Balance, ListenAddress, WORKERS_MAX};
+
+use crate::telemetry::{LogFormat, LogLevel};
+
+/// Socket.IO chat on every core of a machine: a master accepts connections and
+/// hands each one to a worker process; the workers share the chat through
+/// Redis. Linux only.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chat-cluster",
+    version,
+    max_term_width = 100,
+    after_help = "Each option can be given as an environment variable, too; a flag wins over its \
+                  variable. REDIS_URL and PORT (which means 0.0.0.0:PORT) count when neither the \
+                  flag nor the CHAT_CLUSTER_ variable is there."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One worker process; started by the master.
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Worker processes, 1 to 128 [default: the number of CPUs]
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_WORKERS", hide_env_values = true,
+          value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
+    pub(crate) workers: Option<u16>,
+
+    /// Where clients connect: ADDR:PORT or unix:PATH; may be given several
+    /// times [default: 127.0.0.1:3000]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "CHAT_CLUSTER_LISTEN",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    listen: Vec<ListenAddress>,
+
+    /// Which worker gets a new client
+    #[arg(
+        long,
+        value_name = "METHOD",
+        env = "CHAT_CLUSTER_BALANCE",
+        hide_env_values = true,
+        default_value = "least-connection",
+        value_enum
+    )]
+    pub(crate) balance: BalanceMethod,
+
+    /// Where sessions and messages are kept [default: redis://127.0.0.1:6379]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CHAT_CLUSTER_REDIS",
+        hide_env_values = true
+    )]
+    redis: Option<String>,
+
+    /// Where the master and its workers meet [default: $XDG_RUNTIME_DIR/chat-cluster,
+    /// or /run/chat-cluster for root]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CHAT_CLUSTER_RUNTIME_DIR",
+        hide_env_values = true
+    )]
+    runtime_dir: Option<PathBuf>,
+
+    /// An origin whose pages may connect, such as https://chat.example, or *;
+    /// may be given several times [default: the server's own]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "CHAT_CLUSTER_CORS_ORIGIN",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) cors_origin: Vec<String>,
+
+    /// Time between two pings to a client
+    #[arg(long, value_name = "MS", env = "CHAT_CLUSTER_PING_INTERVAL_MS", hide_env_values = true,
+          default_value = "25000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ping_interval_ms: u32,
+
+    /// Time that a client has to answer a ping
+    #[arg(long, value_name = "MS", env = "CHAT_CLUSTER_PING_TIMEOUT_MS", hide_env_values = true,
+          default_value = "20000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ping_timeout_ms: u32,
+
+    /// How long a session is kept after its last socket has gone: 90s, 24h, 7d
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_SESSION_TTL", hide_env_values = true,
+          default_value = "24h", value_parser = duration)]
+    pub(crate) session_ttl: Duration,
+
+    /// How long a user's messages are kept after the last one: 90s, 24h, 7d
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_MESSAGE_TTL", hide_env_values = true,
+          default_value = "24h", value_parser = duration)]
+    pub(crate) message_ttl: Duration,
+
+    /// Longest message content, in bytes
+    #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MESSAGE_MAX", hide_env_values = true,
+          default_value = "65536", value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    pub(crate) message_max: u32,
+
+    /// How log lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "CHAT_CLUSTER_LOG_FORMAT",
+        hide_env_values = true,
+        default_value = "text",
+        value_enum
+    )]
+    pub(crate) log_format: LogFormat,
+
+    /// The least important messages that are logged
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "CHAT_CLUSTER_LOG_LEVEL",
+        hide_env_values = true,
+        default_value = "info",
+        value_enum
+    )]
+    pub(crate) log_level: LogLevel,
+}
+
+/// The names of the balancing methods with what they do, for the help.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BalanceMethod {
+    /// The worker with the fewest clients
+    LeastConnection,
+    /// Each worker in turn
+    RoundRobin,
+    /// Any worker
+    Random,
+    /// Always the same worker for one client address
+    ClientHash,
+}
+
+impl From<BalanceMethod> for Balance {
+    fn from(method: BalanceMethod) -> Balance {
+        match method {
+            BalanceMethod::LeastConnection => Balance::LeastConnection,
+            BalanceMethod::RoundRobin => Balance::RoundRobin,
+            BalanceMethod::Random => Balance::Random,
+            BalanceMethod::ClientHash => Balance::ClientHash,
+        }
+    }
+}
+
+/// A positive time of at least a second, which is what Redis counts in here.
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) {
+        return Err("must be at least 1s".to_owned());
+    }
+    if time > Duration::from_secs(100 * 365 * 24 * 3600) {
+        return Err("must be at most 100 years".to_owned());
+    }
+    Ok(time)
+}
+
+impl Options {
+    /// The flag or its variable, else the number of CPUs.
+    pub(crate) fn workers(&self) -> usize {
+        let cpus = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = self.workers.map_or_else(cpus, usize::from);
+        workers.min(WORKERS_MAX)
+    }
+
+    /// The flags or their variable, else `PORT` on all addresses, else the
+    /// default. The error is one of usage.
+    pub(crate) fn listen(&self) -> Result<Vec<ListenAddress>, String> {
+        if !self.listen.is_empty() {
+            return Ok(self.listen.clone());
+        }
+        let port = match variable("PORT") {
+            None => return Ok(vec![ListenAddress::Tcp(([127, 0, 0, 1], 3000).into())]),
+            Some(port) => port,
+        };
+        let number = port
+            .to_str()
+            .and_then(|port| port.trim().parse::<u16>().ok());
+        let number = number.ok_or_else(|| format!("PORT is not a port number: {port:?}"))?;
+        Ok(vec![ListenAddress::Tcp(([0, 0, 0, 0], number).into())])
+    }
+
+    /// The flag or its variable, else `REDIS_URL`, else the default.
+    pub(crate) fn redis(&self) -> Result<String, String> {
+        if let Some(url) = &self.redis {
+            return Ok(url.clone());
+        }
+        match variable("REDIS_URL").map(OsString::into_string) {
+            Some(Ok(url)) => Ok(url),
+            Some(Err(_)) => Err("REDIS_URL is not valid UTF-8".to_owned()),
+            None => Ok("redis://127.0.0.1:6379".to_owned()),
+        }
+    }
+
+    /// The flag or its variable, else the user's one place for it.
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        let given = self.runtime_dir.clone();
+        given.unwrap_or_else(RuntimeDir::default_path)
+    }
+}
+
+/// Platforms set variables that they have no value for to nothing.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, clap::Error> {
+        let words = std::iter::once("chat-cluster").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.options)
+    }
+
+    #[test]
+    fn the_definition_is_sound_and_every_option_has_a_variable_named_after_it() {
+        Cli::command().debug_assert();
+        for argument in Cli::command().get_arguments() {
+            let Some(long) = argument.get_long() else {
+                continue;
+            };
+            if ["help", "version"].contains(&long) {
+                continue;
+            }
+            let expected = format!("CHAT_CLUSTER_{}", long.replace('-', "_").to_uppercase());
+            assert_eq!(
+                argument.get_env().unwrap().to_str(),
+                Some(expected.as_str())
+            );
+        }
+    }
+
+    #[test]
+    fn values_are_read_and_bounded() {
+        let options = parse("--workers 3 --session-ttl 90s --message-ttl 7d").unwrap();
+        assert_eq!(options.workers(), 3);
+        assert_eq!(options.session_ttl, Duration::from_secs(90));
+        assert_eq!(options.message_ttl, Duration::from_secs(7 * 24 * 3600));
+        for wrong in [
+            "--workers 0",
+            "--workers 129",
+            "--session-ttl 0s",
+            "--session-ttl soon",
+            "--balance fastest",
+            "--listen 3000",
+            "--ping-interval-ms 0",
+            "--message-max 600000",
+            "--no-such-flag",
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn several_addresses_of_all_kinds() {
+        let line = "--listen 127.0.0.1:1 --listen [::1]:2 --listen unix:/tmp/x";
+        let listen = parse(line).unwrap().listen().unwrap();
+        let texts: Vec<_> = listen.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            ["http://127.0.0.1:1", "http://[::1]:2", "unix:/tmp/x"]
+        );
+    }
+
+    #[test]
+    fn balancing_methods_have_the_library_s_names() {
+        for method in BalanceMethod::value_variants() {
+            let name = method.to_possible_value().unwrap();
+            assert_eq!(Balance::from(*method).to_string(), name.get_name());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `chat-cluster`: the one program. Parses, wires, runs, exits.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod master;
+mod signals;
+mod telemetry;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The command line or the environment cannot be understood.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let ran = match cli.command {
+        Some(cli::Command::Worker) => worker::run(),
+        None => match master::Settings::new(&cli.options) {
+            Ok(settings) => master::run(settings),
+            Err(error) => {
+                eprintln!("chat-cluster: {error}");
+                return ExitCode::from(USAGE);
+            }
+        },
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chat-cluster: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes, without those that the one before them names.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string()) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_and_names_each_cause_once() {
+        let error = anyhow!("port taken\nby 7").context("bind: port taken\nby 7");
+        assert_eq!(one_line(&error), "bind: port taken by 7");
+        let error = anyhow!("no such file").context("cannot start");
+        assert_eq!(one_line(&error), "cannot start: no such file");
+    }
+}

@@ -1,0 +1,109 @@
+//! A worker process: the chat behind the master's sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chat_worker::{Chat, ChatConfig, parse_redis_url};
+use serde::{Deserialize, Serialize};
+use sticky_worker::{Worker, WorkerConfig};
+
+use crate::cli::Options;
+use crate::signals::{StopSignals, block_on};
+use crate::telemetry::{self, LogFormat, LogLevel};
+
+/// The environment variable in which the master gives its workers their
+/// settings: not on the command line, where all users of the machine would
+/// read the store's password.
+pub(crate) const SETTINGS: &str = "CHAT_CLUSTER_WORKER_SETTINGS";
+
+/// After a worker's clients have gone, their departure is written to the store
+/// within that time.
+const FINISH_TIME: Duration = Duration::from_secs(2);
+
+/// What a worker needs to know of the command line.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct WorkerSettings {
+    pub(crate) redis: String,
+    cors_origins: Vec<String>,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+    session_ttl: Duration,
+    message_ttl: Duration,
+    message_max: usize,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: LogLevel,
+}
+
+impl WorkerSettings {
+    /// The options that concern workers.
+    pub(crate) fn new(options: &Options, redis: String) -> WorkerSettings {
+        WorkerSettings {
+            redis,
+            cors_origins: options.cors_origin.clone(),
+            ping_interval: Duration::from_millis(options.ping_interval_ms.into()),
+            ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
+            session_ttl: options.session_ttl,
+            message_ttl: options.message_ttl,
+            message_max: options.message_max as usize,
+            log_format: options.log_format,
+            log_level: options.log_level,
+        }
+    }
+
+    /// The value of [`SETTINGS`].
+    pub(crate) fn to_environment(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("cannot write the workers' settings")
+    }
+
+    /// As the chat wants them. The error is one line.
+    pub(crate) fn chat(&self) -> anyhow::Result<ChatConfig> {
+        let mut config = ChatConfig::new(parse_redis_url(&self.redis)?);
+        config.cors_origins.clone_from(&self.cors_origins);
+        config.ping_interval = self.ping_interval;
+        config.ping_timeout = self.ping_timeout;
+        config.session_ttl = self.session_ttl;
+        config.message_ttl = self.message_ttl;
+        config.message_max = self.message_max;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn from_environment() -> anyhow::Result<WorkerSettings> {
+        let text = std::env::var(SETTINGS).context("workers are started by the master")?;
+        serde_json::from_str(&text).context("cannot read the master's settings")
+    }
+}
+
+/// Serves until the master ends it.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let settings = WorkerSettings::from_environment()?;
+    telemetry::start(settings.log_format, settings.log_level);
+    let mut config = WorkerConfig::from_env()?;
+    config.ping_interval = settings.ping_interval;
+    config.ping_timeout = settings.ping_timeout;
+    // All tasks of this process run on this thread, inside this span.
+    let span = tracing::info_span!("worker", id = config.worker.0);
+    let _inside = span.enter();
+    block_on(serve(config, settings))
+}
+
+async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new().context("cannot handle signals")?;
+    let chat = Arc::new(Chat::start(settings.chat()?)?);
+    let worker = Worker::register(config).await?;
+    let handle = worker.handle();
+    let up = chat.clone();
+    tokio::spawn(async move {
+        up.wait_until_store_is_up().await;
+        handle.set_ready(true);
+    });
+    let asked = async {
+        let signal = signals.next().await;
+        tracing::info!(signal, "asked to stop");
+    };
+    let exit = worker.run(chat.service(), asked).await?;
+    chat.finish(FINISH_TIME).await;
+    tracing::debug!(?exit, "worker ended");
+    Ok(())
+}
