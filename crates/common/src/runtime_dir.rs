@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::getuid;
 use thiserror::Error;
 
 use crate::worker_id::{Generation, WorkerId};
@@ -65,7 +67,7 @@ pub enum RuntimeDirError {
 /// it ends.
 #[derive(Debug)]
 pub struct HeldLock {
-    _file: File,
+    _file: Flock<File>,
 }
 
 /// An existing directory of ours, mode 0700.
@@ -80,7 +82,7 @@ impl RuntimeDir {
     /// `$XDG_RUNTIME_DIR/chat-cluster`, else `/run/chat-cluster` for root, else
     /// `chat-cluster-<uid>` under the temporary directory.
     pub fn default_path() -> PathBuf {
-        let user = rustix::process::getuid();
+        let user = getuid();
         match std::env::var_os("XDG_RUNTIME_DIR") {
             Some(dir) if !dir.is_empty() => PathBuf::from(dir).join("chat-cluster"),
             _ if user.is_root() => PathBuf::from("/run/chat-cluster"),
@@ -106,7 +108,7 @@ impl RuntimeDir {
         if !found.is_dir() {
             return Err(RuntimeDirError::NotADirectory(path.clone()));
         }
-        let user = rustix::process::getuid().as_raw();
+        let user = getuid().as_raw();
         if found.uid() != user {
             return Err(RuntimeDirError::Owner {
                 path: path.clone(),
@@ -198,7 +200,7 @@ impl RuntimeDir {
             path: path.clone(),
             source,
         };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -206,11 +208,11 @@ impl RuntimeDir {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(written_pid(&mut file))),
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((mut file, Errno::EWOULDBLOCK)) => return Err(held(written_pid(&mut file))),
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
         // The pid is for people and for the next master; the lock is the truth.
         let text = format!("{}\n", std::process::id());
         file.set_len(0)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::handoff_channel;
 use common::runtime_dir::{HeldLock, RuntimeDir, RuntimeDirError};
 use common::worker_id::WorkerId;
-use rustix::process::{Resource, Rlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -144,14 +144,11 @@ fn fill_seats(cluster: &Arc<Cluster>) -> Result<JoinSet<()>, RuntimeDirError> {
 
 /// How many client connections the master may hold at a time.
 fn client_descriptors() -> Result<usize, MasterError> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let limit = limit.current.unwrap_or(u64::MAX);
+    // Failures leave the limit as it is, which is then what counts.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     let needed = OTHER_DESCRIPTORS + CLIENTS_MIN;
     if limit < needed {
         return Err(MasterError::FewDescriptors { limit, needed });

@@ -225,9 +225,9 @@ async fn wait_until_free(cluster: &Cluster, worker: WorkerId) {
 
 fn cause(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
-        (Some(signal), _) => match Signal::from_named_raw(signal) {
-            Some(name) => format!("killed by {name:?}"),
-            None => format!("killed by signal {signal}"),
+        (Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("killed by {name}"),
+            Err(_) => format!("killed by signal {signal}"),
         },
         (None, Some(code)) => format!("exit code {code}"),
         (None, None) => status.to_string(),
