@@ -1,0 +1,74 @@
+# The targets are the README's commands and what CI calls; `make help` lists them.
+# A target that needs something which is not there yet (redis-server, npm packages) installs it and says so.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Make's own parallelism would run cargo against cargo; each of the tools below uses all cores already.
+.NOTPARALLEL:
+
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+# The release binary: what `make run` starts and the end-to-end tests drive.
+BINARY := $(CARGO_TARGET_DIR)/release/chat-cluster
+
+# For `make run`: WORKERS=8 make run, or ARGS='--listen 0.0.0.0:3000 --balance round-robin' make run
+WORKERS ?= 4
+ARGS ?=
+
+# npm ci again only when the lock file is newer than what was installed from it.
+npm_stamp = $(1)/node_modules/.package-lock.json
+adapter_js := crates/redis-adapter/tests/js
+js_folders := $(foreach folder,web tests $(adapter_js),$(if $(wildcard $(folder)/package-lock.json),$(folder)))
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+.PHONY: run
+run: tools-redis build ## build, start a Redis of its own and a cluster on it; Ctrl-C ends both
+	@BINARY=$(BINARY) WORKERS=$(WORKERS) scripts/run.sh $(ARGS)
+
+.PHONY: build
+build: tools-cc web ## build the release binary
+	cargo build --release --locked
+
+.PHONY: web
+web: $(if $(wildcard web/package-lock.json),$(call npm_stamp,web)) ## install the client bundle that the binary serves
+
+.PHONY: test
+test: tools-redis js build ## every test: Rust, documentation, and end to end on the release binary
+	@BINARY=$(BINARY) scripts/test.sh
+
+.PHONY: test-e2e
+test-e2e: tools-redis js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
+
+.PHONY: lint
+lint: tools-cc js ## formatting, clippy and eslint, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	npm --prefix tests run --silent lint
+
+.PHONY: format
+format: js ## apply the formatting that `make lint` asks for
+	cargo fmt --all
+	npm --prefix tests run --silent lint -- --fix
+
+.PHONY: clean
+clean: ## remove what was built and installed, and the data of `make run`
+	cargo clean
+	rm -rf $(addsuffix /node_modules,$(js_folders)) target/run
+
+.PHONY: js
+js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
+
+%/node_modules/.package-lock.json: %/package-lock.json %/package.json
+	cd $* && npm ci --no-audit --no-fund
+	@touch $@
+
+.PHONY: tools-redis tools-cc
+tools-redis:
+	@scripts/need.sh redis-server redis-server
+tools-cc:
+	@scripts/need.sh cc gcc libc6-dev

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# What `make test` does after the build: all suites, also when one fails, then one line for each with its
+# number of tests. Fails when one of them did.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+results=$(mktemp -d "${TMPDIR:-/tmp}/chat-cluster-test.XXXXXX")
+trap 'rm -rf "$results"' EXIT
+status=0
+
+# suite NAME COMMAND...: runs it, keeps what it says in $results/NAME.
+suite() {
+  local name=$1
+  shift
+  "$@" 2>&1 | tee "$results/$name" || status=1
+}
+
+# How many tests passed and failed, in the words of cargo test.
+counted() {
+  sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\1 \2/p' "$1" |
+    awk '{ passed += $1; failed += $2 } END { printf "%d passed, %d failed\n", passed, failed }'
+}
+
+# The release profile throughout: the dependencies are then compiled once, for the binary and for the tests.
+if cargo nextest --version >/dev/null 2>&1; then
+  suite rust cargo nextest run --workspace --release --locked --no-fail-fast
+  rust=$(sed -nE 's/^ *Summary \[[^]]*\] *//p' "$results/rust" | tail -n 1)
+else
+  echo "cargo-nextest is not installed: using cargo test"
+  suite rust cargo test --workspace --release --locked --no-fail-fast --lib --bins --tests
+  rust=$(counted "$results/rust")
+fi
+suite doc cargo test --workspace --release --locked --doc
+
+# Building the tests may have replaced the binary by one with the features that tests ask for: this puts the
+# one that users get back in its place.
+cargo build --release --locked || status=1
+suite e2e scripts/e2e.sh
+
+echo
+echo "Rust:           ${rust:-did not build}"
+echo "Documentation:  $(counted "$results/doc")"
+echo "End to end:     $(sed -nE 's/^ℹ (tests|pass|fail|skipped) ([0-9]+)$/\2 \1/p' "$results/e2e" | paste -sd, | sed 's/,/, /g')"
+exit "$status"

@@ -1,0 +1,46 @@
+// The files that others deploy from: as far as they can be checked where they were written.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { BINARY, CHECKOUT, Run, temporaryDirectory } from '../harness/cluster.mjs';
+
+const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
+const unit = readFileSync(join(CHECKOUT, 'packaging/systemd/chat-cluster.service'), 'utf8');
+
+/** The value of a setting that is given once. */
+const setting = (name) => new RegExp(`^${name}=(.*)$`, 'm').exec(unit)?.[1];
+
+test('systemd accepts the unit and finds it hardened', { skip: !hasSystemd && 'no systemd-analyze here' }, (t) => {
+  const directory = temporaryDirectory();
+  t.after(() => rmSync(directory, { recursive: true }));
+  const path = join(directory, 'chat-cluster.service');
+  // The binary is not installed here; another that is stands in, and nothing else is changed.
+  writeFileSync(path, unit.replace('ExecStart=/usr/bin/chat-cluster', `ExecStart=${BINARY}`));
+  const verify = spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
+  assert.equal(verify.status, 0, verify.stderr);
+  assert.equal(verify.stderr.trim(), '', 'not even a warning');
+  const security = spawnSync('systemd-analyze', ['security', '--offline=true', '--threshold=20', path], { encoding: 'utf8' });
+  assert.equal(security.status, 0, `exposure above 2.0:\n${security.stdout}`);
+});
+
+test('the unit lets workers outlive their master, and ends them through it', () => {
+  assert.equal(setting('ExecStart'), '/usr/bin/chat-cluster');
+  assert.equal(setting('KillMode'), 'process');
+  assert.equal(setting('RuntimeDirectory'), 'chat-cluster');
+  assert.equal(setting('RuntimeDirectoryPreserve'), 'restart');
+  assert.equal(setting('OOMPolicy'), 'continue');
+  assert.ok(Number(setting('LimitNOFILE')) >= 65_536);
+  assert.ok(Number(setting('TimeoutStopSec')) > 10, 'longer than a stop takes');
+  assert.ok(unit.includes('Environment=CHAT_CLUSTER_RUNTIME_DIR=%t/chat-cluster'));
+});
+
+test('the binary reads the variables that the compose file, the image and the unit set', async () => {
+  const help = new Run(['--help']);
+  await help.ended;
+  const files = ['docker-compose.yml', 'Dockerfile', 'packaging/systemd/chat-cluster.service'];
+  const named = files.flatMap((file) => readFileSync(join(CHECKOUT, file), 'utf8').match(/\b(CHAT_CLUSTER_[A-Z_]+|REDIS_URL|PORT)(?=[=:])/g));
+  assert.ok(named.length >= 4);
+  for (const variable of new Set(named)) assert.ok(help.stdout.includes(variable), variable);
+});
