@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::Interest;
@@ -11,6 +12,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::handoff::{MAX_PACKET, Packet, PacketError};
 use crate::sys::{readiness, seqpacket};
+
+/// Between two tries to send on a channel that has room and refused.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a channel cannot go on.
 #[derive(Debug, Error)]
@@ -78,16 +82,23 @@ impl Channel {
     }
 
     /// Waits until the channel may have room after a `WouldBlock` of
-    /// [`try_send`](Self::try_send), which must have happened just before.
+    /// [`try_send`](Self::try_send). Safe to cancel.
     pub async fn room(&self) -> io::Result<()> {
-        self.socket.writable().await?.clear_ready();
-        // Room that appeared between the refusal and the line above has
-        // raised no event since: look.
         if self.has_room()? {
+            // It came just now; or there was room all the time and too many
+            // descriptors are on their way, of which no event tells: not to
+            // spin.
+            tokio::time::sleep(ROOM_PAUSE).await;
             return Ok(());
         }
-        let _ready = self.socket.writable().await?;
-        Ok(())
+        loop {
+            let mut ready = self.socket.writable().await?;
+            if self.has_room()? {
+                return Ok(());
+            }
+            // Of an earlier time.
+            ready.clear_ready();
+        }
     }
 
     fn has_room(&self) -> io::Result<bool> {
@@ -209,6 +220,17 @@ mod tests {
         let (room, ()) = tokio::join!(master.room(), taker);
         room.unwrap();
         master.try_send(&Packet::Progress, &[]).unwrap();
+    }
+
+    /// After `ETOOMANYREFS` the channel has room all the time.
+    #[tokio::test]
+    async fn waiting_for_room_does_not_spin_while_there_is_room() {
+        let (master, _worker) = pair().await;
+        for _ in 0..3 {
+            let begin = std::time::Instant::now();
+            master.room().await.unwrap();
+            assert!(begin.elapsed() >= ROOM_PAUSE);
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,9 @@
 //!
 //! `STUB_SLEEPS=N`: worker N registers but never takes a socket.
 //! `STUB_DIES=1`: exits with code 3 before it registers.
+//! `STUB_HOLDS=1`: takes its id and never registers.
+//! `STUB_LEAVES=N`: worker N says that it leaves, and then does not.
+//! `STUB_LOSES=N`: worker N has no descriptor left for any socket.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,10 +36,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let worker = WorkerId(number(worker_env::WORKER_ID) as u8);
     let dir = RuntimeDir::open(std::env::var(worker_env::RUNTIME_DIR)?.as_ref())?;
     let _lock = dir.lock_worker(worker)?;
+    if std::env::var_os("STUB_HOLDS").is_some() {
+        std::future::pending::<()>().await;
+    }
     let (board, page) = Scoreboard::create()?;
     let board = Arc::new(board);
     board.fd_headroom.store(1000, SeqCst);
-    let sleeps = std::env::var("STUB_SLEEPS").is_ok_and(|id| id == worker.to_string());
+    let told = |name| std::env::var(name).is_ok_and(|id| id == worker.to_string());
+    let (sleeps, loses) = (told("STUB_SLEEPS"), told("STUB_LOSES"));
     // A worker that loses its master serves on and waits for the next, but not
     // for ever.
     for _ in 0..500 {
@@ -54,11 +61,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             balanced_received: board.settled.load(SeqCst),
         };
         channel.send(&Packet::Hello(hello), &[page.as_fd()]).await?;
+        if told("STUB_LEAVES") {
+            channel.send(&Packet::Leaving, &[]).await?;
+            std::future::pending::<()>().await;
+        }
         if sleeps {
             std::future::pending::<()>().await;
         }
         while let Ok(Some(delivery)) = channel.receive().await {
             match delivery.packet {
+                Packet::Handoff { first, sockets } if loses => {
+                    let count = sockets.len() as u8;
+                    let lost = board.lost.fetch_add(count.into(), SeqCst);
+                    board.received.fetch_add(count.into(), SeqCst);
+                    assert!(lost < 1000, "sent again and again");
+                    channel.send(&Packet::Lost { first, count }, &[]).await?;
+                }
                 Packet::Handoff { sockets, .. } => {
                     for (info, fd) in sockets.into_iter().zip(delivery.fds) {
                         board.received.fetch_add(1, SeqCst);

@@ -67,9 +67,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Nothing runs yet.
-    pub(crate) fn new(config: MasterConfig, runtime_dir: RuntimeDir) -> Cluster {
+    /// `descriptors` is how many connections the master may hold.
+    pub(crate) fn new(
+        config: MasterConfig,
+        runtime_dir: RuntimeDir,
+        descriptors: usize,
+    ) -> Cluster {
+        let held_max = descriptors / 2;
         Cluster {
-            pool: Mutex::new(Pool::new(config.node, config.balance)),
+            pool: Mutex::new(Pool::new(config.node, config.balance, held_max)),
             seats: Mutex::default(),
             surplus: Mutex::default(),
             staged: Notify::new(),
@@ -119,13 +125,13 @@ impl Cluster {
         loop {
             self.staged.notified().await;
             self.flush();
-            self.look_again.notify_one();
         }
     }
 
-    /// Sends what is staged now.
+    /// Sends what is staged now; its copies are looked after.
     pub(crate) fn flush(&self) {
         self.pool().flush(Instant::now());
+        self.look_again.notify_one();
     }
 
     /// Drops copies that are not needed any more and places those that wait;
@@ -238,6 +244,8 @@ impl Cluster {
                 && matches!(self.runtime_dir.worker_holder(*worker), Ok(None))
         };
         let worker = WorkerId::all().find(free)?;
+        // A surplus worker that had it is dead and will not be told any more.
+        self.take_surplus(worker);
         let seat = Arc::<Seat>::default();
         seats.insert(worker, seat.clone());
         Some((worker, seat))

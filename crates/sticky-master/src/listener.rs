@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use common::sys::readiness;
 use rustix::net::SocketFlags;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,6 +19,12 @@ use tokio::io::unix::AsyncFd;
 /// Connections that may wait to be accepted; the kernel cuts it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// A connection on which nothing has come for this long is probed, so many
+/// times with that pause, and given up: after two minutes in all.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 4;
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +109,7 @@ impl Listener {
 
     /// The next connection and its address. Safe to cancel. An error may be of
     /// the one connection or of this process (no descriptors): see
-    /// `accept_pause`.
+    /// [`is_exhaustion`].
     pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         loop {
             let mut ready = self.socket.readable().await?;
@@ -132,6 +139,13 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(Socket, ListenAddress)> {
     // Otherwise connections of the last run that linger keep the port for a
     // minute.
     socket.set_reuse_address(true)?;
+    // What is accepted inherits it. A client that vanished in the middle of a
+    // request's body would otherwise keep its connection for ever.
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&probes)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
@@ -206,8 +220,11 @@ mod tests {
             panic!("not TCP");
         };
         let client = std::net::TcpStream::connect(bound).unwrap();
-        let (_fd, peer) = listener.accept().await.unwrap();
+        let (fd, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, Some(client.local_addr().unwrap()));
+        let accepted = socket2::SockRef::from(&fd);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
     }
 
     #[tokio::test]

@@ -62,7 +62,7 @@ impl Master {
     pub fn bind(config: MasterConfig) -> Result<Master, MasterError> {
         let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
         let lock = runtime_dir.lock_master()?;
-        let permits = Arc::new(Semaphore::new(client_descriptors()?));
+        let descriptors = client_descriptors()?;
         let bind = |address| Listener::bind(address).map(Arc::new);
         let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
         let socket = runtime_dir.master_socket();
@@ -71,10 +71,10 @@ impl Master {
         let workers =
             handoff_channel::Listener::bind(&socket).map_err(MasterError::Registration)?;
         Ok(Master {
-            cluster: Arc::new(Cluster::new(config, runtime_dir)),
+            cluster: Arc::new(Cluster::new(config, runtime_dir, descriptors)),
             listeners,
             workers,
-            permits,
+            permits: Arc::new(Semaphore::new(descriptors)),
             _lock: lock,
         })
     }

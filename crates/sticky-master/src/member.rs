@@ -31,6 +31,9 @@ pub(crate) const BACKLOG_MAX: usize = 256;
 /// A worker that has not taken a socket for this long gets no new clients until
 /// it does.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// A worker that had no descriptor left for a socket gets none for this long.
+/// Without it the same sockets would go to it and come back as fast as they can.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A socket with what is needed to route it once more.
 #[derive(Debug)]
@@ -80,6 +83,7 @@ pub(crate) struct Member {
     next: u64,
     balanced_sent: u64,
     lost_handled: u64,
+    lost_at: Option<Instant>,
     backlog: VecDeque<Routed>,
     in_flight: VecDeque<InFlight>,
 }
@@ -100,6 +104,7 @@ impl Member {
             ready: hello.ready,
             leaving: false,
             lost_handled: board.lost.load(SeqCst),
+            lost_at: None,
             board,
             next: hello.received,
             balanced_sent: hello.balanced_received,
@@ -127,14 +132,25 @@ impl Member {
         // Settled before clients: a worker raises clients first, so a client
         // may be counted twice for a moment, and never not at all.
         let unsettled = self.unsettled();
-        let on_the_way = (self.in_flight.len() + self.backlog.len()) as u64;
+        let on_the_way = self.held() as u64;
         Some(Candidate {
             worker: self.worker,
             load: unsettled + self.board.clients.load(SeqCst),
             full: unsettled >= UNSETTLED_MAX
+                || self.has_no_descriptors(now)
                 || self.board.fd_headroom.load(SeqCst) <= on_the_way
                 || self.backlog.len() >= BACKLOG_MAX,
         })
+    }
+
+    /// Whether it lost a socket just now.
+    pub(crate) fn has_no_descriptors(&self, now: Instant) -> bool {
+        self.lost_at.is_some_and(|lost| now - lost < LOST_PAUSE)
+    }
+
+    /// Sockets on their way to it, of which the master has a copy.
+    pub(crate) fn held(&self) -> usize {
+        self.in_flight.len() + self.backlog.len()
     }
 
     fn unsettled(&self) -> u64 {
@@ -217,8 +233,9 @@ impl Member {
     }
 
     /// The kernel closed these sockets on their way: takes the copies back.
-    pub(crate) fn take_lost(&mut self, first: u64, count: u8) -> Vec<Routed> {
+    pub(crate) fn take_lost(&mut self, first: u64, count: u8, now: Instant) -> Vec<Routed> {
         self.lost_handled += u64::from(count);
+        self.lost_at = Some(now);
         let lost = first..first.saturating_add(count.into());
         let (taken, kept) = std::mem::take(&mut self.in_flight)
             .into_iter()

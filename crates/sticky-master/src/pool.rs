@@ -41,6 +41,9 @@ pub(crate) type Refused = (ClientSocket, Refusal);
 pub(crate) struct Pool {
     node: NodeId,
     members: BTreeMap<WorkerId, Member>,
+    /// Most sockets on their way to one worker: half of what the master may
+    /// hold, so that a frozen worker cannot stop it from accepting.
+    held_max: usize,
     balancer: Balancer,
     waiting: VecDeque<Waiting>,
     /// Reused from one decision to the next.
@@ -49,10 +52,11 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// No workers yet.
-    pub(crate) fn new(node: NodeId, method: Balance) -> Pool {
+    pub(crate) fn new(node: NodeId, method: Balance, held_max: usize) -> Pool {
         Pool {
             node,
             members: BTreeMap::new(),
+            held_max,
             balancer: Balancer::new(method),
             waiting: VecDeque::new(),
             candidates: Vec::new(),
@@ -108,8 +112,8 @@ impl Pool {
 
     fn stage(&mut self, worker: WorkerId, routed: Routed) -> Option<Refused> {
         let staged = match self.members.get_mut(&worker) {
-            Some(member) => member.stage(routed),
-            None => Err(routed),
+            Some(member) if member.held() < self.held_max => member.stage(routed),
+            _ => Err(routed),
         };
         staged
             .err()
@@ -128,11 +132,17 @@ impl Pool {
     fn decide(&mut self, claim: Claim, socket: &ClientSocket, now: Instant) -> Decision {
         if let Claim::Tagged(SidTag { node, worker }) = claim
             && node == self.node
-            && self.members.get(&worker).is_some_and(Member::owns_sessions)
+            && let Some(owner) = self.members.get_mut(&worker)
+            && owner.owns_sessions()
         {
-            return Decision::To {
-                worker,
-                balanced: false,
+            owner.release_received();
+            // Elsewhere they would be relayed, which takes descriptors too.
+            return match owner.has_no_descriptors(now) {
+                true => Decision::Nobody,
+                false => Decision::To {
+                    worker,
+                    balanced: false,
+                },
             };
         }
         self.find_candidates(now);
@@ -164,7 +174,11 @@ impl Pool {
         for member in self.members.values_mut() {
             if member.takes_clients() {
                 member.release_received();
-                self.candidates.extend(member.candidate(now));
+                let mut candidate = member.candidate(now);
+                if let Some(candidate) = &mut candidate {
+                    candidate.full |= member.held() >= self.held_max;
+                }
+                self.candidates.extend(candidate);
             }
         }
     }
@@ -252,7 +266,7 @@ impl Pool {
         now: Instant,
     ) -> Vec<Refused> {
         let lost = match self.members.get_mut(&worker) {
-            Some(member) => member.take_lost(first, count),
+            Some(member) => member.take_lost(first, count, now),
             None => Vec::new(),
         };
         self.place_again(lost, now)
@@ -263,5 +277,74 @@ impl Pool {
             .into_iter()
             .filter_map(|routed| self.place(routed.socket, routed.claim, now))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use common::handoff::Hello;
+    use common::handoff_channel::{Channel, Listener};
+    use common::scoreboard::Scoreboard;
+    use common::worker_id::Generation;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const OWN: SidTag = SidTag {
+        node: NodeId(0),
+        worker: WorkerId(0),
+    };
+
+    fn some_fd() -> OwnedFd {
+        std::io::pipe().unwrap().0.into()
+    }
+
+    fn socket() -> ClientSocket {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        ClientSocket::new(some_fd(), None, permit)
+    }
+
+    #[tokio::test]
+    async fn a_frozen_worker_holds_a_part_of_the_sockets_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&path).unwrap();
+        let _worker = Channel::connect(&path).unwrap();
+        let channel = Arc::new(listener.accept().await.unwrap());
+        let (board, memory) = Scoreboard::create().unwrap();
+        board
+            .fd_headroom
+            .store(1000, std::sync::atomic::Ordering::SeqCst);
+        let hello = Hello {
+            worker: OWN.worker,
+            node: OWN.node,
+            generation: Generation(1),
+            pid: 1,
+            ready: true,
+            received: 0,
+            balanced_received: 0,
+        };
+        let board_seen = Scoreboard::open(&memory).unwrap();
+        let mut pool = Pool::new(NodeId(0), Balance::default(), 10);
+        assert!(pool.insert(Member::new(&hello, some_fd(), channel, board_seen)));
+        let now = Instant::now();
+        for number in 0..12 {
+            let refused = pool.place(socket(), Claim::Tagged(OWN), now);
+            pool.flush(now);
+            assert_eq!(refused.is_some(), number >= 10, "{number}");
+        }
+        // A new client waits for room.
+        assert!(pool.place(socket(), Claim::New, now).is_none());
+        assert_eq!(pool.waiting.len(), 1);
+        // It thaws.
+        board
+            .received
+            .store(10, std::sync::atomic::Ordering::SeqCst);
+        assert!(pool.place(socket(), Claim::Tagged(OWN), now).is_none());
+        assert!(pool.place_waiting(now).is_empty());
+        assert_eq!(pool.waiting.len(), 0);
     }
 }

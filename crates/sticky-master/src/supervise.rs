@@ -12,6 +12,7 @@ use common::worker_env;
 use common::worker_id::WorkerId;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Phase, Seat};
@@ -24,18 +25,21 @@ const CHANNEL_END: Duration = Duration::from_secs(1);
 /// process that outlived an earlier master: the first to have the seat.
 pub(crate) async fn keep_seat(cluster: Arc<Cluster>, held: Option<(WorkerId, u32)>) {
     let mut policy = RestartPolicy::default();
+    // Former holders of the seat that leave by themselves.
+    let mut leaving = JoinSet::new();
     if let Some((worker, pid)) = held {
-        adopt(&cluster, worker, pid).await;
+        adopt(&cluster, worker, pid, &mut leaving).await;
     }
     while cluster.phase() == Phase::Running {
         let begin = Instant::now();
         let ready = match start(&cluster) {
-            Ok(process) => process.outlive(&cluster).await,
+            Ok(process) => process.outlive(&cluster, &mut leaving).await,
             Err(error) => {
                 tracing::error!(%error, "cannot start a worker");
                 Some(false)
             }
         };
+        while leaving.try_join_next().is_some() {}
         // None: it drains by itself; its successor need not wait.
         let Some(ready) = ready else { continue };
         let pause = policy.after_death(begin.elapsed(), ready);
@@ -48,6 +52,7 @@ pub(crate) async fn keep_seat(cluster: Arc<Cluster>, held: Option<(WorkerId, u32
         }
         let _ = tokio::time::timeout(pause, cluster.until(Phase::Stopping)).await;
     }
+    while leaving.join_next().await.is_some() {}
 }
 
 struct Process {
@@ -95,8 +100,8 @@ fn spawn(cluster: &Cluster, worker: WorkerId) -> io::Result<Child> {
 
 impl Process {
     /// Waits for the process's end and says whether it was ever ready; `None`
-    /// when it leaves by itself, which a task of its own then sees to.
-    async fn outlive(mut self, cluster: &Arc<Cluster>) -> Option<bool> {
+    /// when it leaves by itself, which a task in `leaving` then sees to.
+    async fn outlive(mut self, cluster: &Arc<Cluster>, leaving: &mut JoinSet<()>) -> Option<bool> {
         tokio::select! {
             status = self.child.wait() => {
                 self.ended(cluster, status).await;
@@ -105,7 +110,7 @@ impl Process {
             () = self.seat.leaving.notified() => {
                 tracing::info!(worker = %self.worker, pid = self.pid, "worker drains");
                 let cluster = cluster.clone();
-                tokio::spawn(async move { self.end_or_kill(&cluster).await });
+                leaving.spawn(async move { self.end_or_kill(&cluster).await });
                 None
             }
             () = cluster.until(Phase::Stopping) => {
@@ -159,8 +164,9 @@ async fn out_of_time(cluster: &Cluster) {
     let _ = tokio::time::timeout(cluster.config.stop_time, killing).await;
 }
 
-/// Waits for the end of a process that an earlier master started.
-async fn adopt(cluster: &Arc<Cluster>, worker: WorkerId, pid: u32) {
+/// Waits for the end of a process that an earlier master started, or until it
+/// leaves by itself, which a task in `leaving` then sees to.
+async fn adopt(cluster: &Arc<Cluster>, worker: WorkerId, pid: u32, leaving: &mut JoinSet<()>) {
     let seat = cluster.reserve_held(worker);
     tracing::info!(%worker, pid, "worker found alive");
     let hello = async {
@@ -169,31 +175,49 @@ async fn adopt(cluster: &Arc<Cluster>, worker: WorkerId, pid: u32) {
             .wait_for(|_| cluster.pool().member(worker).is_some())
             .await;
     };
-    if tokio::time::timeout(cluster.config.stuck_time, hello)
-        .await
-        .is_err()
-    {
-        tracing::error!(%worker, pid, "a worker of the last master does not answer; killing it");
-        kill_holder(cluster, worker, pid);
-        wait_until_free(cluster, worker).await;
-        cluster.release(worker);
-        return;
-    }
     tokio::select! {
-        () = seat.gone.notified() => {
-            tracing::error!(%worker, pid, "worker died");
-            wait_until_free(cluster, worker).await;
-            cluster.release(worker);
+        () = hello => {
+            tokio::select! {
+                // It says so before its channel ends.
+                biased;
+                () = seat.leaving.notified() => {
+                    tracing::info!(%worker, pid, "worker drains");
+                    let cluster = cluster.clone();
+                    leaving.spawn(async move {
+                        adopted_end(&cluster, worker, &seat).await;
+                        tracing::info!(%worker, pid, "worker ended");
+                    });
+                    return;
+                }
+                () = adopted_end(cluster, worker, &seat) => {}
+            }
         }
-        () = seat.leaving.notified() => {
-            let cluster = cluster.clone();
-            tokio::spawn(async move {
-                seat.gone.notified().await;
-                cluster.release(worker);
-            });
+        () = until_free(cluster, worker) => cluster.release(worker),
+        () = tokio::time::sleep(cluster.config.stuck_time) => {
+            tracing::error!(%worker, pid, "a worker of the last master does not answer; killing it");
+            kill_holder(cluster, worker, pid);
+            free(cluster, worker).await;
         }
+        () = out_of_time(cluster) => {
+            kill_holder(cluster, worker, pid);
+            free(cluster, worker).await;
+        }
+    }
+    if cluster.phase() == Phase::Running {
+        tracing::error!(%worker, pid, "worker died");
+    } else {
+        tracing::info!(%worker, pid, "worker ended");
+    }
+}
+
+/// Waits for the end of a registered worker that an earlier master started;
+/// once the cluster stops, only within the bound.
+async fn adopted_end(cluster: &Cluster, worker: WorkerId, seat: &Seat) {
+    tokio::select! {
+        () = seat.gone.notified() => {}
         () = out_of_time(cluster) => cluster.kill_worker(worker),
     }
+    free(cluster, worker).await;
 }
 
 /// Kills the process that holds a worker id, if the lock's file names it truly.
@@ -212,15 +236,18 @@ fn kill_holder(cluster: &Cluster, worker: WorkerId, pid: u32) {
     }
 }
 
-/// Waits for a dying process to let go of its lock. There is no event for that;
-/// the kernel does it within its exit.
-async fn wait_until_free(cluster: &Cluster, worker: WorkerId) {
-    let free = async {
-        while let Ok(Some(_)) = cluster.runtime_dir.worker_holder(worker) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let _ = tokio::time::timeout(CHANNEL_END, free).await;
+/// Gives back the id of a dying process, whose lock the kernel lets go within
+/// its exit.
+async fn free(cluster: &Cluster, worker: WorkerId) {
+    let _ = tokio::time::timeout(CHANNEL_END, until_free(cluster, worker)).await;
+    cluster.release(worker);
+}
+
+/// Waits until nobody holds a worker's lock. There is no event for that.
+async fn until_free(cluster: &Cluster, worker: WorkerId) {
+    while let Ok(Some(_)) = cluster.runtime_dir.worker_holder(worker) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn cause(status: ExitStatus) -> String {

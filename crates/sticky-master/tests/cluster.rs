@@ -345,6 +345,76 @@ async fn the_next_master_adopts_the_workers_and_a_second_one_is_refused() {
     cluster.stop().await;
 }
 
+/// A worker of an earlier master that has its id and says nothing.
+async fn silent_holder(dir: &Path) -> tokio::process::Child {
+    let child = tokio::process::Command::new(stub_worker())
+        .env("STUB_HOLDS", "1")
+        .env("STICKY_RUNTIME_DIR", dir)
+        .env("STICKY_WORKER_ID", "0")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let runtime_dir = common::runtime_dir::RuntimeDir::open(dir).unwrap();
+    let begin = Instant::now();
+    while runtime_dir.worker_holder(WorkerId(0)).unwrap() != pid {
+        assert!(begin.elapsed() < LIMIT, "it does not take its id");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child
+}
+
+#[tokio::test]
+async fn a_holder_that_dies_before_it_registers_is_replaced_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = silent_holder(dir.path()).await;
+    let mut config = config(dir.path(), 1, &[]);
+    config.stuck_time = LIMIT * 2;
+    let cluster = Cluster::launch(dir, config);
+    // The seat is the holder's by now.
+    tokio::task::yield_now().await;
+    holder.kill().await.unwrap();
+    within(cluster.handle.all_ready()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_a_holder_to_register() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = silent_holder(dir.path()).await;
+    let mut config = config(dir.path(), 1, &[]);
+    config.stuck_time = LIMIT * 2;
+    let cluster = Cluster::launch(dir, config);
+    tokio::task::yield_now().await;
+    cluster.stop().await;
+    within(holder.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_ends_a_worker_that_leaves_and_its_successor() {
+    let cluster = Cluster::start(1, &[("STUB_LEAVES", "0")]).await;
+    let lock = cluster.dir.path().join("worker-0.lock");
+    let pid = std::fs::read_to_string(lock).unwrap();
+    assert_ne!(cluster.get("/").await.worker, 0);
+    cluster.stop().await;
+    let process = Path::new("/proc").join(pid.trim());
+    assert!(!process.exists(), "{process:?} lives");
+}
+
+/// Sockets that a worker had no descriptor for went back to it as fast as it
+/// could lose them.
+#[tokio::test]
+async fn lost_sockets_go_elsewhere_and_those_of_a_session_are_refused() {
+    let cluster = Cluster::start(2, &[("STUB_LOSES", "0")]).await;
+    for _ in 0..5 {
+        assert_eq!(cluster.get("/").await.worker, 1);
+        let request = format!("GET /?sid={} HTTP/1.1\r\nHost: x\r\n\r\n", sid_of(0));
+        let answer = cluster.raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn stopping_ends_the_workers() {
     let cluster = Cluster::start(2, &[]).await;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,67 @@ impl Drain {
     }
 
     async fn everybody_gone(&self) {
-        tokio::join!(self.streams.empty(), self.sessions.empty());
+        loop {
+            self.sessions.empty().await;
+            self.streams.empty().await;
+            // A stream that was waited for may have opened a session late, and
+            // streams may come while sessions are waited for.
+            if self.sessions.empty().now_or_never().is_some() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::board::Board;
+    use crate::client_handle::Client;
+    use crate::secret::Secret;
+    use crate::sessions::{CloseEngineSession, Limits};
+    use crate::stream_state::Origin;
+
+    /// Closes when it is let.
+    struct Gated(Arc<Notify>);
+
+    impl CloseEngineSession for Gated {
+        fn close(&self, _: &str) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            let gate = self.0.clone();
+            Box::pin(async move { gate.notified().await })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_comes_while_sessions_are_waited_for_is_waited_for() {
+        let board = Arc::new(Board::create().unwrap().0);
+        let limits = Limits {
+            unfinished: 9,
+            lifetime: Duration::from_secs(45),
+        };
+        let gate = Arc::new(Notify::new());
+        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
+        sessions.opened(&Arc::new(Client::polling(Secret::random())), "a");
+        let streams = Arc::new(StreamRegistry::new(board));
+        let drain = Drain {
+            draining: CancellationToken::new(),
+            sessions,
+            streams: streams.clone(),
+        };
+        let drain = tokio::spawn(drain.run(Duration::from_secs(80)));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stream = streams.add(Origin::handed_over(None, false));
+        gate.notify_one();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!drain.is_finished());
+        streams.remove(&stream);
+        timeout(Duration::from_secs(1), drain)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

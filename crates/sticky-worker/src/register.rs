@@ -35,9 +35,6 @@ pub enum RegisterError {
     /// The scoreboard could not be made.
     #[error("scoreboard: {0}")]
     Scoreboard(#[source] io::Error),
-    /// The relay socket could not be bound.
-    #[error("relay socket: {0}")]
-    RelaySocket(#[source] io::Error),
     /// The limit of open files could not be read.
     #[error("counting open files: {0}")]
     OpenFiles(#[source] io::Error),
