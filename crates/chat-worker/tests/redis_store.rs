@@ -11,8 +11,9 @@ use chat_worker::chat::message::Message;
 use chat_worker::store::redis::{RedisStore, RedisStoreConfig};
 use chat_worker::store::{Health, Position, PresenceChange, Store, StoreError};
 use redis::Commands;
+use redis_adapter::Publication;
 
-use conformance::{Cluster, PATIENCE, message, session};
+use conformance::{Cluster, PATIENCE, message, session, unannounced};
 use redis_server::RedisServer;
 
 impl Cluster for RedisServer {
@@ -59,7 +60,11 @@ async fn the_keys_are_those_of_the_original_example() {
     let store = store(&server, config);
     let ada = session("ada");
     store.connect(&ada, "s1").await.unwrap();
-    let at = store.append(&message("m1", "ada", "bob")).await.unwrap().at;
+    let at = store
+        .append(&message("m1", "ada", "bob"), &unannounced)
+        .await
+        .unwrap()
+        .at;
 
     let mut redis = server.inspect();
     let key = format!("session:{}", ada.id);
@@ -145,7 +150,10 @@ async fn what_others_wrote_is_read_or_skipped() {
     let _: () = redis
         .rpush("messages:x", &[old, "no json", r#"{"a":1}"#])
         .unwrap();
-    store.append(&message("m1", "x", "0a1b")).await.unwrap();
+    store
+        .append(&message("m1", "x", "0a1b"), &unannounced)
+        .await
+        .unwrap();
     let read = store
         .replay("x", Position::default())
         .await
@@ -187,17 +195,43 @@ async fn a_session_lives_while_a_socket_of_it_does() {
     );
 }
 
+/// The life of a session without a socket used to begin at its last renewal, up to a third of
+/// it before the end of the socket.
+#[tokio::test]
+async fn a_session_has_its_full_life_after_its_last_socket() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        session_ttl: Duration::from_secs(3600),
+        ..quick()
+    };
+    let store = store(&server, config);
+    let session = session("u");
+    let key = format!("session:{}", session.id);
+    store.connect(&session, "1").await.unwrap();
+    let mut redis = server.inspect();
+    let _: bool = redis.expire(&key, 100).unwrap();
+    assert!(store.disconnect(&session, "1").await.unwrap());
+    let ttl: i64 = redis.ttl(&key).unwrap();
+    assert!((3500..=3600).contains(&ttl), "{ttl}");
+}
+
 #[tokio::test]
 async fn a_replay_after_the_list_expired_begins_anew() {
     let server = RedisServer::start();
     let store = store(&server, quick());
     for id in ["e1", "e2"] {
-        store.append(&message(id, "ex", "other")).await.unwrap();
+        store
+            .append(&message(id, "ex", "other"), &unannounced)
+            .await
+            .unwrap();
     }
     let next = store.replay("ex", Position::default()).await.unwrap().next;
     let _: () = server.inspect().del("messages:ex").unwrap();
     for id in ["e3", "e4", "e5"] {
-        store.append(&message(id, "ex", "other")).await.unwrap();
+        store
+            .append(&message(id, "ex", "other"), &unannounced)
+            .await
+            .unwrap();
     }
     let read = store.replay("ex", next).await.unwrap().messages;
     assert_eq!(read.len(), 3);
@@ -229,15 +263,65 @@ async fn ids_are_forgotten_after_the_window_only() {
     let server = RedisServer::start();
     let store = store(&server, quick());
     let mut redis = server.inspect();
-    let at = store.append(&message("new", "a", "b")).await.unwrap().at;
+    let at = store
+        .append(&message("new", "a", "b"), &unannounced)
+        .await
+        .unwrap()
+        .at;
     let key = "cc:{messages:a}:ids";
     let _: () = redis
         .zadd(key, "a old", at - 10 * 60 * 1000 - 1000)
         .unwrap();
     let _: () = redis.zadd(key, "a young", at - 9 * 60 * 1000).unwrap();
-    store.append(&message("next", "a", "b")).await.unwrap();
+    store
+        .append(&message("next", "a", "b"), &unannounced)
+        .await
+        .unwrap();
     let kept: Vec<String> = redis.zrange(key, 0, -1).unwrap();
     assert_eq!(kept, ["a young", "a new", "a next"]);
+}
+
+/// A worker that was killed between storing and publishing left its message unheard for ever: the
+/// same id again is no news.
+#[tokio::test]
+async fn a_message_is_announced_with_the_recipients_copy_and_once() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let mut redis = server.inspect();
+    let mut listener = server.inspect();
+    let mut heard = listener.as_pubsub();
+    heard.subscribe(&["to", "from"]).unwrap();
+    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    let announce = |at: u64| {
+        let publication = |channel: &str| Publication {
+            channel: channel.into(),
+            payload: format!("\0{at}\u{ff}").into(),
+        };
+        vec![publication("to"), publication("from")]
+    };
+    let mut next = || {
+        let message = heard.get_message().unwrap();
+        let payload: String = message.get_payload().unwrap();
+        (message.get_channel_name().to_owned(), payload)
+    };
+    for (id, to) in [("m1", "b"), ("m2", "a")] {
+        let new = message(id, "a", to);
+        let at = store.append(&new, &announce).await.unwrap().at;
+        let text = format!("\0{at}\u{ff}");
+        assert_eq!(next(), ("to".into(), text.clone()));
+        assert_eq!(next(), ("from".into(), text));
+        assert!(!store.append(&new, &announce).await.unwrap().fresh);
+    }
+    // The recipient's copy was not stored, so nobody was told: sending it again does both.
+    let _: () = redis.del("cc:{messages:b}:ids").unwrap();
+    store
+        .append(&message("m1", "a", "b"), &announce)
+        .await
+        .unwrap();
+    assert_eq!(next().0, "to");
+    assert_eq!(next().0, "from");
+    let _: () = redis.publish("to", "last").unwrap();
+    assert_eq!(next(), ("to".into(), "last".into()));
 }
 
 #[tokio::test]
@@ -245,9 +329,15 @@ async fn half_of_a_message_is_completed_by_sending_it_again() {
     let server = RedisServer::start();
     let store = store(&server, quick());
     let mut redis = server.inspect();
-    let first = store.append(&message("h", "a", "b")).await.unwrap();
+    let first = store
+        .append(&message("h", "a", "b"), &unannounced)
+        .await
+        .unwrap();
     let _: () = redis.del(&["messages:b", "cc:{messages:b}:ids"]).unwrap();
-    let again = store.append(&message("h", "a", "b")).await.unwrap();
+    let again = store
+        .append(&message("h", "a", "b"), &unannounced)
+        .await
+        .unwrap();
     assert!(again.fresh, "the recipient never got it");
     assert_eq!(again.at, first.at);
     let lens: (u64, u64) = (
@@ -284,7 +374,10 @@ async fn a_redis_that_comes_later_or_again_is_found() {
     server.launch();
     wait_for_health(&store, true).await;
     // Nothing was kept on disk: the scripts, the lease and the sockets have to be put back.
-    store.append(&message("m", "u", "v")).await.unwrap();
+    store
+        .append(&message("m", "u", "v"), &unannounced)
+        .await
+        .unwrap();
     store.tend().await.unwrap();
     let users = store.users().await.unwrap();
     assert_eq!(users.len(), 1);
@@ -299,16 +392,22 @@ async fn a_frozen_redis_costs_bounded_time_and_nothing_else() {
         ..quick()
     };
     let store = store(&server, config);
-    store.append(&message("m1", "a", "b")).await.unwrap();
+    store
+        .append(&message("m1", "a", "b"), &unannounced)
+        .await
+        .unwrap();
     signal(&server, "STOP");
     let asked = Instant::now();
-    let lost = store.append(&message("m2", "a", "b")).await;
+    let lost = store.append(&message("m2", "a", "b"), &unannounced).await;
     assert!(lost.is_err());
     assert!(asked.elapsed() < Duration::from_secs(5));
     wait_for_health(&store, false).await;
     signal(&server, "CONT");
     wait_for_health(&store, true).await;
-    store.append(&message("m2", "a", "b")).await.unwrap();
+    store
+        .append(&message("m2", "a", "b"), &unannounced)
+        .await
+        .unwrap();
     let read = store
         .replay("b", Position::default())
         .await

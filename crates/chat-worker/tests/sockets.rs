@@ -6,6 +6,7 @@ mod socket_io;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod worker;
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -45,6 +46,38 @@ async fn a_login_is_told_who_it_is_and_who_else_is_there() {
             .to_string()
             .contains(ada.session["sessionID"].as_str().unwrap())
     );
+}
+
+/// A socket used to hear what is told to everyone from the moment it was connected, which is
+/// before its login gets its turn.
+#[tokio::test]
+async fn nothing_comes_before_the_session() {
+    const TICK: &[u8] = b"\x93\xa6XFD3OF\x83\xa4type\x02\xa4data\x91\xa4tick\xa3nsp\xa1/\
+        \x83\xa5rooms\x90\xa6except\x90\xa5flags\x80";
+    let server = RedisServer::start();
+    let worker = Worker::start(&server);
+    let mut redis = server.inspect();
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let ticks = std::thread::spawn(move || {
+        while ended.recv_timeout(Duration::from_micros(500)) == Err(RecvTimeoutError::Timeout) {
+            let _: usize = redis::Commands::publish(&mut redis, "socket.io#/#", TICK).unwrap();
+        }
+    });
+    for n in 0..150 {
+        let mut client = Client::open(worker.addr).await;
+        let auth = json!({"username": format!("user{n}")});
+        client.send(format!("40{auth}")).await;
+        let connected = client.packet().await.unwrap();
+        assert!(connected.starts_with("40{"), "{connected}");
+        let first = client.packet().await.unwrap();
+        assert!(first.starts_with(r#"42["session","#), "{first}");
+        let second = client.packet().await.unwrap();
+        assert!(second.starts_with(r#"42["users","#), "{second}");
+        // And they do come.
+        client.event("tick").await;
+    }
+    drop(done);
+    ticks.join().unwrap();
 }
 
 #[tokio::test]
@@ -347,6 +380,71 @@ async fn without_a_store_a_message_is_refused_and_nothing_is_lost_for_good() {
             "the session is not put back"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Each waiting message used to wait out the store's bound for itself, one after the other.
+#[tokio::test]
+async fn while_the_store_is_frozen_a_whole_queue_is_refused_in_time() {
+    let server = RedisServer::start();
+    let mut settings = config(&server);
+    settings.store_timeout = Duration::from_millis(500);
+    let worker = Worker::start_with(settings);
+    let mut ada = Client::named(worker.addr, "ada").await;
+    let me = ada.user_id().to_owned();
+    signal(&server, "STOP");
+    let began = std::time::Instant::now();
+    for n in 0..100 {
+        let data = json!({"to": me, "id": format!("m{n}"), "content": "hi"});
+        ada.ask("private message", data).await;
+    }
+    for _ in 0..100 {
+        let (_, ack) = ada.ack().await;
+        assert_eq!(ack["error"]["code"], "unavailable");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    signal(&server, "CONT");
+    wait_for_health(&worker, 200).await;
+    assert_eq!(ada.message(&me, "m99", "hi").await["ok"], true);
+}
+
+/// A polling client gets nothing while it has no request open. The acknowledgements that came
+/// meanwhile and did not fit its queue used to be lost, with the client none the wiser.
+#[tokio::test]
+async fn a_burst_over_polling_has_all_its_acks() {
+    let server = RedisServer::start();
+    let worker = Worker::start(&server);
+    let open = worker.polling("", None).await;
+    let sid = open.split('"').nth(3).expect("a sid").to_owned();
+    worker.polling(&sid, Some(r#"40{"username":"ada"}"#)).await;
+    let mut heard = String::new();
+    while !heard.contains(r#"42["users","#) {
+        heard += &worker.polling(&sid, None).await;
+    }
+    let messages: Vec<String> = (0..2000)
+        .map(|n| format!(r#"42{n}["private message",{{"content":"","to":"bob","id":"m{n}"}}]"#))
+        .collect();
+    worker.polling(&sid, Some(&messages.join("\u{1e}"))).await;
+    // Until the worker does no more for a client that asks for nothing.
+    let mut stored = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now: usize = redis::Commands::llen(&mut server.inspect(), "messages:bob").unwrap();
+        if now > 1000 && now == stored {
+            break;
+        }
+        stored = now;
+    }
+    let mut acks = 0;
+    while acks < messages.len() {
+        for packet in worker.polling(&sid, None).await.split('\u{1e}') {
+            if packet != "2" {
+                let expected = format!(r#"43{acks}[{{"ok":true,"id":"m{acks}","#);
+                assert!(packet.starts_with(&expected), "{packet} for {expected}");
+                acks += 1;
+            }
+        }
     }
 }
 

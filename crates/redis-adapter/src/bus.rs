@@ -55,6 +55,16 @@ pub enum BusEvent {
     Down,
 }
 
+/// What is published: [`Bus::publish`] takes the two, and so may a store that
+/// publishes together with a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// The channel.
+    pub channel: String,
+    /// The message on it.
+    pub payload: Bytes,
+}
+
 /// Why the bus could not confirm something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -18,7 +18,7 @@ mod screen;
 mod state;
 
 pub use adapter::Adapter;
-pub use bus::{Bus, BusError, BusEvent};
+pub use bus::{Bus, BusError, BusEvent, Publication};
 pub use event_queue::{EventReceiver, EventSender, event_queue};
 pub use gate::{Gate, HoldError, Overflow};
 pub use msgpack::DecodeError;

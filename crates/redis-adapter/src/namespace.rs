@@ -1,7 +1,7 @@
 //! One namespace of this process: delivers broadcasts to its local sockets,
 //! publishes them, and keeps the subscriptions that its rooms need.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use socketioxide_core::packet::Packet;
 
 use crate::adapter::Adapter;
 use crate::broadcast::{self, EncodeError, Header};
-use crate::bus::BusError;
+use crate::bus::{BusError, Publication};
 use crate::channel;
 use crate::gate_table::GateTable;
 use crate::membership::{Membership, Visit};
@@ -28,6 +28,9 @@ use crate::state::Shared;
 /// zero byte keeps it apart from rooms that people name.
 pub(crate) const HELD_ROOM: Room = Room::Borrowed("\0held");
 
+/// What is done about a socket whose queue is full.
+pub(crate) type OnOverflow = Arc<dyn Fn() + Send + Sync>;
+
 /// Locks are taken in the order of the fields, `gates` before `membership`,
 /// before those inside `local`. No code of others runs under them.
 pub(crate) struct Namespace {
@@ -38,6 +41,7 @@ pub(crate) struct Namespace {
     gates: RwLock<GateTable>,
     screens: Mutex<Screens>,
     membership: Mutex<Membership>,
+    on_overflow: Mutex<HashMap<Sid, OnOverflow>>,
     pub(crate) local: CoreLocalAdapter<Emitter>,
 }
 
@@ -52,6 +56,7 @@ impl Namespace {
             gates: RwLock::default(),
             screens: Mutex::default(),
             membership: Mutex::default(),
+            on_overflow: Mutex::default(),
             local,
         }
     }
@@ -99,7 +104,44 @@ impl Namespace {
         }
         let unwanted = self.unwanted(&packet, &opts);
         opts.except.extend(unwanted);
-        self.local.broadcast(packet, opts)
+        if opts.has_flag(BroadcastFlags::Volatile) {
+            return self.local.broadcast(packet, opts);
+        }
+        // One by one: of several, socketioxide does not say whose queue is full.
+        let mut errors = Vec::new();
+        let mut overflowed = Vec::new();
+        for sid in self.local.sockets(opts) {
+            let only = BroadcastOptions::new(sid);
+            if let Err(failed) = self.local.broadcast(packet.clone(), only) {
+                let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
+                if failed.iter().any(is_full) {
+                    overflowed.extend(self.on_overflow().get(&sid).cloned());
+                }
+                errors.extend(failed);
+            }
+        }
+        drop(gates);
+        overflowed.into_iter().for_each(|act| act());
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+
+    fn on_overflow(&self) -> MutexGuard<'_, HashMap<Sid, OnOverflow>> {
+        self.on_overflow
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what is done when the socket's queue is full, for its present visit.
+    pub(crate) fn set_on_overflow(&self, socket: &SocketRef<Adapter>, act: OnOverflow) {
+        let mut on_overflow = self.on_overflow();
+        // A socket is no longer connected before it is removed, as in `settle`.
+        if socket.connected() {
+            on_overflow.insert(socket.id, act);
+        }
     }
 
     /// The own rooms of those whose screen does not let the packet through.
@@ -161,12 +203,26 @@ impl Namespace {
             return Ok(Box::pin(std::future::ready(Ok(()))));
         }
         let volatile = opts.has_flag(BroadcastFlags::Volatile);
-        let payload = broadcast::encode(&self.shared.uid, packet, &rooms, &except, volatile)?;
-        let channel = match rooms[..] {
+        let uid = &self.shared.uid;
+        let Publication { channel, payload } =
+            self.publication(uid, packet, &rooms, &except, volatile)?;
+        Ok(self.shared.bus.publish(channel, payload))
+    }
+
+    pub(crate) fn publication(
+        &self,
+        uid: &str,
+        packet: &Packet,
+        rooms: &[&str],
+        except: &[&str],
+        volatile: bool,
+    ) -> Result<Publication, EncodeError> {
+        let payload = broadcast::encode(uid, packet, rooms, except, volatile)?;
+        let channel = match rooms {
             [room] => self.room_channel(room),
             _ => self.base_channel(),
         };
-        Ok(self.shared.bus.publish(channel, payload))
+        Ok(Publication { channel, payload })
     }
 
     /// Delivers another process's broadcast that came on the channel of `room`,
@@ -275,6 +331,7 @@ impl Namespace {
 
     /// Forgets a socket and its gate.
     pub(crate) fn remove(&self, sid: Sid) {
+        self.on_overflow().remove(&sid);
         self.write_gates().remove(sid);
         let mut membership = self.membership();
         let emptied = membership.remove(sid);

@@ -18,12 +18,15 @@ use tokio::sync::watch;
 
 use crate::adapter::Adapter;
 use crate::broadcast::{self, EncodeError};
-use crate::bus::{Bus, BusError, BusEvent};
+use crate::bus::{Bus, BusError, BusEvent, Publication};
 use crate::channel;
 use crate::event_queue::EventReceiver;
 use crate::gate::{Gate, HoldError};
 use crate::msgpack::DecodeError;
 use crate::namespace::{Confirmation, Namespace};
+
+/// The sender's id in what others publish for us: no process takes it for its own.
+const FOREIGN_UID: &str = "emitter";
 
 /// How the adapter presents itself on the bus.
 #[derive(Debug, Clone)]
@@ -134,6 +137,15 @@ impl AdapterState {
         }
     }
 
+    /// Calls `act` each time that a broadcast, of this process or another, does not reach `socket`
+    /// because its queue is full (`max_buffer_size`): it has missed that one for good. Until
+    /// [`disconnected`](Self::disconnected). Volatile broadcasts do not count.
+    pub fn on_overflow(&self, socket: &SocketRef<Adapter>, act: impl Fn() + Send + Sync + 'static) {
+        if let Some(namespace) = self.0.namespace(socket.ns()) {
+            namespace.set_on_overflow(socket, Arc::new(act));
+        }
+    }
+
     /// Subscribes to `rooms`, and when that is confirmed joins them. A socket
     /// that is gone by then joins nothing, which is not an error. Dropping the
     /// future joins nothing.
@@ -211,6 +223,40 @@ impl AdapterState {
         Box::pin(async move { Ok(confirmation?.await?) })
     }
 
+    /// An event for someone else to publish, such as a store that does it
+    /// together with a write: what [`broadcast_event`](Self::broadcast_event)
+    /// would publish, but under no process's id, so that every process delivers
+    /// it when it comes from the bus, this one included.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or the event cannot be written.
+    pub fn publication<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        rooms: &[&str],
+        except: &[&str],
+        event: &str,
+        data: &T,
+    ) -> Result<Publication, EmitError> {
+        let (namespace, packet) = self.event(namespace, event, data)?;
+        Ok(namespace.publication(FOREIGN_UID, &packet, rooms, except, false)?)
+    }
+
+    fn event<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        event: &str,
+        data: &T,
+    ) -> Result<(Arc<Namespace>, Packet), EmitError> {
+        let namespace = self
+            .0
+            .namespace(namespace)
+            .ok_or_else(|| EmitError::UnknownNamespace(namespace.to_owned()))?;
+        let data = namespace.local.parser().encode_value(data, Some(event))?;
+        let packet = Packet::event(namespace.local.path().clone(), data);
+        Ok((namespace, packet))
+    }
+
     fn broadcast_now<T: Serialize + ?Sized>(
         &self,
         namespace: &str,
@@ -219,12 +265,7 @@ impl AdapterState {
         event: &str,
         data: &T,
     ) -> Result<Confirmation, EmitError> {
-        let namespace = self
-            .0
-            .namespace(namespace)
-            .ok_or_else(|| EmitError::UnknownNamespace(namespace.to_owned()))?;
-        let data = namespace.local.parser().encode_value(data, Some(event))?;
-        let packet = Packet::event(namespace.local.path().clone(), data);
+        let (namespace, packet) = self.event(namespace, event, data)?;
         let mut opts = BroadcastOptions::default();
         if rooms.is_empty() {
             opts.add_flag(BroadcastFlags::Broadcast);

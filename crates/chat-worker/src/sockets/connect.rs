@@ -118,7 +118,13 @@ impl ConnectHandler<Adapter, Connect> for Connect {
             return;
         };
         tracing::debug!(sid = %socket.id, user = session.user, "connected");
-        self.0.adapter.connected(&SocketRef::from(socket.clone()));
+        let reference = SocketRef::from(socket.clone());
+        self.0.adapter.connected(&reference);
+        if let Some(client) = socket.req_parts().extensions.get::<ClientHandle>().cloned() {
+            // What it missed is in the store, and comes with `users`.
+            let come_back = move || client.ask_to_return();
+            self.0.adapter.on_overflow(&reference, come_back);
+        }
         let lane = Lane::new(self.0.clone(), session);
         for (name, kind) in [
             ("private message", Kind::PrivateMessage),
@@ -158,6 +164,8 @@ impl MessageHandler<Adapter, OnEvent> for OnEvent {
             kind: self.kind,
             value,
             ack,
+            arrived: Instant::now(),
+            deadline: None,
         });
     }
 }

@@ -3,27 +3,29 @@
 use super::lane::{Event, Lane};
 use crate::chat::history::PageRequest;
 use crate::chat::message::Message;
-use crate::chat::reply::Refusal;
+use crate::chat::reply::{Code, Refusal};
 
-pub(super) async fn run(lane: &Lane, mut event: Event) {
+/// Returns whether the store answered, as far as it was asked.
+pub(super) async fn run(lane: &Lane, mut event: Event) -> bool {
     if event.ack.is_none() {
         // Nobody would see the answer.
-        return;
+        return true;
     }
     let payload = event.payload();
-    let page = read(lane, &payload).await;
-    let ack = event.ack_sender();
-    let _ = match &page {
-        Ok(messages) => ack.send(messages),
-        Err(refusal) => ack.send(&refusal.ack()),
-    };
+    let page = read(lane, &event, &payload).await;
+    match &page {
+        Ok(messages) => event.acknowledge(messages).await,
+        Err(refusal) => event.acknowledge(&refusal.ack()).await,
+    }
+    !page.is_err_and(|refusal| refusal.code == Code::Unavailable)
 }
 
-async fn read(lane: &Lane, payload: &serde_json::Value) -> Result<Vec<Message>, Refusal> {
+async fn read(
+    lane: &Lane,
+    event: &Event,
+    payload: &serde_json::Value,
+) -> Result<Vec<Message>, Refusal> {
     let request = PageRequest::from_payload(payload)?;
-    let page = lane.sockets.store.page(&lane.session.user, &request).await;
-    page.map_err(|error| {
-        tracing::debug!(user = lane.session.user, %error, "a page could not be read");
-        Refusal::unavailable()
-    })
+    let page = lane.sockets.store.page(&lane.session.user, &request);
+    event.ask(page).await
 }

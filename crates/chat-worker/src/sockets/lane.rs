@@ -3,17 +3,23 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis_adapter::Adapter;
+use serde::Serialize;
 use socketioxide::extract::{AckSender, TryData};
 use socketioxide::handler::{FromMessageParts, Value};
 use socketioxide::socket::Socket;
+use socketioxide::{SendError, SocketError};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
+use super::connect::ask_to_return;
+use super::login::Hold;
 use super::{history, leave, login, private_message};
 use crate::chat::reply::Refusal;
-use crate::store::Session;
+use crate::store::{Session, StoreError, StoreFuture};
 
 /// Events that wait in a lane at most: half a second's worth of what one worker can do at all.
 const MAX_EVENTS: usize = 4096;
@@ -23,6 +29,17 @@ const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a waiting event costs beside its text.
 const EVENT_OVERHEAD: usize = 128;
+
+/// How long an event may take from its arrival, once the store has failed one before it: without
+/// this a queue would be refused one bound of the store after the other.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long an acknowledgement waits for room in the client's queue. A burst can fill it within
+/// the time that a polling client needs to ask for more; one that is full for longer is stuck.
+const ACK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks: socketioxide does not tell when there is room.
+const ACK_RETRY: Duration = Duration::from_millis(20);
 
 /// The events that clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +53,9 @@ pub(super) struct Event {
     pub(super) kind: Kind,
     pub(super) value: Value,
     pub(super) ack: Option<i64>,
+    pub(super) arrived: Instant,
+    /// When it is refused at the latest; none while the store answers.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Event {
@@ -50,7 +70,38 @@ impl Event {
         bytes + EVENT_OVERHEAD
     }
 
-    pub(super) fn ack_sender(&mut self) -> AckSender<Adapter> {
+    /// What the store says within the time that is left for this event.
+    pub(super) async fn ask<T>(&self, operation: StoreFuture<'_, T>) -> Result<T, Refusal> {
+        let late = || StoreError::Unavailable("no answer in time".into());
+        let answer = match self.deadline {
+            None => operation.await,
+            Some(deadline) if deadline <= Instant::now() => Err(late()),
+            Some(deadline) => timeout_at(deadline, operation)
+                .await
+                .unwrap_or_else(|_| Err(late())),
+        };
+        answer.map_err(|error| {
+            tracing::debug!(sid = %self.socket.id, kind = ?self.kind, %error, "the store did not answer");
+            Refusal::unavailable()
+        })
+    }
+
+    /// Acknowledges the event. A client whose queue stays full is asked to come back, for it
+    /// would wait for ever; its library tells it that the acknowledgement is lost.
+    pub(super) async fn acknowledge(&mut self, answer: &impl Serialize) {
+        let deadline = Instant::now() + ACK_PATIENCE;
+        while let Err(SendError::Socket(SocketError::InternalChannelFull)) =
+            self.ack_sender().send(answer)
+        {
+            if Instant::now() >= deadline {
+                ask_to_return(&self.socket);
+                return;
+            }
+            tokio::time::sleep(ACK_RETRY).await;
+        }
+    }
+
+    fn ack_sender(&mut self) -> AckSender<Adapter> {
         let Ok(sender) = AckSender::from_message_parts(&self.socket, &mut self.value, &self.ack);
         sender
     }
@@ -63,7 +114,7 @@ impl Event {
 }
 
 enum Job {
-    Login(Arc<Socket<Adapter>>),
+    Login(Arc<Socket<Adapter>>, Hold),
     Event(Event),
     Leave,
 }
@@ -105,7 +156,9 @@ impl Lane {
 
     /// The first job of a lane.
     pub(super) fn login(self: &Arc<Self>, socket: Arc<Socket<Adapter>>) {
-        self.enqueue(self.queue(), Job::Login(socket));
+        // Now, not when the job runs: nothing may come before `session`.
+        let hold = login::hold(self, &socket);
+        self.enqueue(self.queue(), Job::Login(socket, hold));
     }
 
     /// Takes an event, or refuses it at once when too much waits already.
@@ -115,9 +168,10 @@ impl Lane {
         if queue.jobs.len() >= MAX_EVENTS || queue.bytes + size > MAX_BYTES {
             drop(queue);
             if event.ack.is_some() {
-                let ack = event.ack_sender();
-                // An acknowledgement that does not fit is lost with the client's whole queue.
-                let _ = ack.send(&Refusal::rate_limited().ack());
+                let sent = event.ack_sender().send(&Refusal::rate_limited().ack());
+                if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sent {
+                    ask_to_return(&event.socket);
+                }
             }
             return;
         }
@@ -140,13 +194,21 @@ impl Lane {
     }
 
     async fn run(self: Arc<Self>) {
+        let mut store_answers = true;
         while let Some(job) = self.next() {
             match job {
-                Job::Login(socket) => login::run(&self, socket).await,
-                Job::Event(event) => match event.kind {
-                    Kind::PrivateMessage => private_message::run(&self, event).await,
-                    Kind::Messages => history::run(&self, event).await,
-                },
+                Job::Login(socket, hold) => {
+                    store_answers = login::run(&self, socket, hold).await;
+                }
+                Job::Event(mut event) => {
+                    if !store_answers {
+                        event.deadline = Some(event.arrived + PATIENCE);
+                    }
+                    store_answers = match event.kind {
+                        Kind::PrivateMessage => private_message::run(&self, event).await,
+                        Kind::Messages => history::run(&self, event).await,
+                    };
+                }
                 Job::Leave => {
                     leave::run(&self).await;
                     self.queue().alive = None;

@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis_adapter::{Adapter, HoldError};
+use futures_util::future::BoxFuture;
+use redis_adapter::{Adapter, Gate, HoldError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use socketioxide::SendError;
@@ -60,29 +61,44 @@ struct SessionEvent<'a> {
     user_id: &'a str,
 }
 
-pub(super) async fn run(lane: &Arc<Lane>, socket: Arc<Socket<Adapter>>) {
-    let socket = SocketRef::from(socket);
+/// A hold that has begun, until it is confirmed.
+pub(super) type Hold = BoxFuture<'static, Result<Gate, HoldError>>;
+
+/// Holds the socket back from this call on.
+pub(super) fn hold(lane: &Lane, socket: &Arc<Socket<Adapter>>) -> Hold {
+    let socket = SocketRef::from(socket.clone());
+    lane.sockets.adapter.hold(&socket, &[&lane.session.user])
+}
+
+/// Returns whether the socket is logged in.
+pub(super) async fn run(lane: &Arc<Lane>, socket: Arc<Socket<Adapter>>, mut held: Hold) -> bool {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let Err(error) = try_login(lane, &socket).await else {
-            return;
+        let Err(error) = try_login(lane, &SocketRef::from(socket.clone()), held).await else {
+            return true;
         };
         if !socket.connected() {
-            return;
+            return false;
         }
         if matches!(error, LoginError::Emit(_)) || Instant::now() + RETRY_DELAY >= deadline {
             tracing::debug!(sid = %socket.id, %error, "a login failed; asking the client to come back");
             ask_to_return(&socket);
-            return;
+            return false;
         }
+        // Before the pause: the hold of the failed try has just ended.
+        held = hold(lane, &socket);
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
-async fn try_login(lane: &Arc<Lane>, socket: &SocketRef<Adapter>) -> Result<(), LoginError> {
+async fn try_login(
+    lane: &Arc<Lane>,
+    socket: &SocketRef<Adapter>,
+    held: Hold,
+) -> Result<(), LoginError> {
     let sockets = &lane.sockets;
     let session = &lane.session;
-    let mut gate = sockets.adapter.hold(socket, &[&session.user]).await?;
+    let mut gate = held.await?;
     sockets.store.connect(session, &lane.socket_id).await?;
     for _ in 0..MAX_READS {
         let known = tell(lane, socket).await?;
@@ -95,7 +111,7 @@ async fn try_login(lane: &Arc<Lane>, socket: &SocketRef<Adapter>) -> Result<(), 
             Ok(()) => {
                 let own_room = socket.id.to_string();
                 let entry = Entry::arrived(&session.user, &session.name);
-                sockets.tell(None, Some(&own_room), "user connected", &entry);
+                sockets.tell(Some(&own_room), "user connected", &entry);
                 return Ok(());
             }
             // More was broadcast meanwhile than could wait: the store has it.

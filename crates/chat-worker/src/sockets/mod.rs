@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use redis_adapter::{Adapter, AdapterState};
+use redis_adapter::{Adapter, AdapterState, Publication};
 use serde::Serialize;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio_util::task::TaskTracker;
 
+use crate::chat::message::Message;
 use crate::store::Store;
 
 mod connect;
@@ -81,23 +82,37 @@ impl Sockets {
         self.next_socket.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    /// Tells everyone in `room` (everywhere, if none) but the members of `except`. Local sockets
+    /// What is to be published of a stored message: for the recipient's sockets and for the
+    /// sender's, but not the one whose room is `except`. One room each: a room's channel is heard
+    /// only by the workers that host its user. This worker, too, delivers when it hears it.
+    fn announcements(&self, message: &Message, except: &str) -> Vec<Publication> {
+        let mut rooms = vec![message.to.as_str()];
+        if message.from != message.to {
+            rooms.push(&message.from);
+        }
+        let publication = |room| {
+            let event = "private message";
+            let adapter = &self.adapter;
+            let made = adapter.publication(NAMESPACE, &[room], &[except], event, message);
+            // Only an event larger than the bus takes; no message is.
+            made.inspect_err(|error| tracing::error!(%error, "a message cannot be announced"))
+                .ok()
+        };
+        rooms.into_iter().filter_map(publication).collect()
+    }
+
+    /// Tells everyone but the members of the room `except`. Local sockets
     /// were served and the publication is queued when this returns; nobody waits for the bus,
     /// since the store has it already.
     fn tell<T: Serialize + ?Sized>(
         self: &Arc<Self>,
-        room: Option<&str>,
         except: Option<&str>,
         event: &'static str,
         data: &T,
     ) {
-        let confirmation = self.adapter.broadcast_event(
-            NAMESPACE,
-            room.as_slice(),
-            except.as_slice(),
-            event,
-            data,
-        );
+        let confirmation =
+            self.adapter
+                .broadcast_event(NAMESPACE, &[], except.as_slice(), event, data);
         let this = self.clone();
         self.tasks.spawn(async move {
             if let Err(error) = confirmation.await {

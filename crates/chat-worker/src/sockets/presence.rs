@@ -26,10 +26,10 @@ pub(crate) async fn keep_presence(sockets: Arc<Sockets>) {
 
 fn tell(sockets: &Arc<Sockets>, change: PresenceChange) {
     match change {
-        PresenceChange::Gone { user } => sockets.tell(None, None, "user disconnected", &user),
+        PresenceChange::Gone { user } => sockets.tell(None, "user disconnected", &user),
         PresenceChange::Back { user, name } => {
             let entry = Entry::arrived(&user, &name);
-            sockets.tell(None, None, "user connected", &entry);
+            sockets.tell(None, "user connected", &entry);
         }
     }
 }

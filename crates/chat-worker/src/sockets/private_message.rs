@@ -1,21 +1,22 @@
-//! `private message`: stored, told to the recipient's sockets and the sender's others, acked.
+//! `private message`: stored, and in the same breath announced to the recipient's sockets and the
+//! sender's others; then acked.
 
 use std::sync::Arc;
 
 use super::lane::{Event, Lane};
 use crate::chat::identity::random_id;
 use crate::chat::message::{Draft, NewMessage};
-use crate::chat::reply::{Refusal, StoredAck};
+use crate::chat::reply::{Code, Refusal, StoredAck};
 
-pub(super) async fn run(lane: &Arc<Lane>, mut event: Event) {
+/// Returns whether the store answered, as far as it was asked.
+pub(super) async fn run(lane: &Arc<Lane>, mut event: Event) -> bool {
     let payload = event.payload();
     let sent = send(lane, &event, payload).await;
-    let ack = event.ack_sender();
-    // A client whose queue is full, or that is gone, asks again under the same id.
-    let _ = match &sent {
-        Ok((id, at)) => ack.send(&StoredAck::new(id, *at)),
-        Err(refusal) => ack.send(&refusal.ack()),
-    };
+    match &sent {
+        Ok((id, at)) => event.acknowledge(&StoredAck::new(id, *at)).await,
+        Err(refusal) => event.acknowledge(&refusal.ack()).await,
+    }
+    !sent.is_err_and(|refusal| refusal.code == Code::Unavailable)
 }
 
 async fn send(
@@ -35,28 +36,8 @@ async fn send(
         from: lane.session.user.clone(),
         to: draft.to,
     };
-    let stored = sockets.store.append(&new).await.map_err(|error| {
-        tracing::debug!(user = lane.session.user, %error, "a message could not be stored");
-        Refusal::unavailable()
-    })?;
-    if stored.fresh {
-        let message = new.stored(stored.at);
-        let own_room = event.socket.id.to_string();
-        // One room each: a room's channel is heard only by the workers that host its user.
-        sockets.tell(
-            Some(&message.to),
-            Some(&own_room),
-            "private message",
-            &message,
-        );
-        if message.to != message.from {
-            sockets.tell(
-                Some(&message.from),
-                Some(&own_room),
-                "private message",
-                &message,
-            );
-        }
-    }
+    let own_room = event.socket.id.to_string();
+    let announce = |at| sockets.announcements(&new.clone().stored(at), &own_room);
+    let stored = event.ask(sockets.store.append(&new, &announce)).await?;
     Ok((id, stored.at))
 }

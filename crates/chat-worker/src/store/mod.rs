@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use redis_adapter::Publication;
 use tokio::sync::watch;
 
 use crate::chat::history::PageRequest;
@@ -19,6 +20,10 @@ pub mod redis;
 
 /// The future of a store operation; boxed, so that the store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Makes what is published of a stored message, given when it was stored, in milliseconds since
+/// the epoch.
+pub type Announce<'a> = dyn Fn(u64) -> Vec<Publication> + Send + Sync + 'a;
 
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +116,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a message for its sender and its recipient. The same sender and id within ten
     /// minutes store nothing twice.
-    fn append<'a>(&'a self, message: &'a NewMessage) -> StoreFuture<'a, Stored>;
+    ///
+    /// What `announce` makes of the time at which it was stored is published together with the
+    /// recipient's copy: whatever dies in between, a message that is stored was announced, and
+    /// once.
+    fn append<'a>(
+        &'a self,
+        message: &'a NewMessage,
+        announce: &'a Announce<'a>,
+    ) -> StoreFuture<'a, Stored>;
 
     /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay>;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chat_worker::chat::history::PageRequest;
 use chat_worker::chat::message::{Message, NewMessage};
 use chat_worker::store::{Position, PresenceChange, Session, Store};
+use redis_adapter::Publication;
 
 /// Makes stores over one and the same place: each stands for a process of the cluster. Dropping
 /// one stands for `kill -9`. Leases must end within seconds, sessions live longer than leases.
@@ -30,6 +31,11 @@ pub(crate) fn message(id: &str, from: &str, to: &str) -> NewMessage {
         from: from.into(),
         to: to.into(),
     }
+}
+
+/// For tests in which nobody listens.
+pub(crate) fn unannounced(_at: u64) -> Vec<Publication> {
+    Vec::new()
 }
 
 fn ids(messages: &[Message]) -> Vec<&str> {
@@ -98,7 +104,10 @@ async fn both_sides_have_the_messages_in_order(cluster: &dyn Cluster) {
     let store = cluster.process();
     let mut times = Vec::new();
     for id in ["o1", "o2", "o3"] {
-        let stored = store.append(&message(id, "or1", "or2")).await.unwrap();
+        let stored = store
+            .append(&message(id, "or1", "or2"), &unannounced)
+            .await
+            .unwrap();
         assert!(stored.fresh);
         times.push(stored.at);
     }
@@ -111,10 +120,16 @@ async fn both_sides_have_the_messages_in_order(cluster: &dyn Cluster) {
 
 async fn the_same_id_again_stores_nothing_and_has_the_first_time(cluster: &dyn Cluster) {
     let (a, b) = (cluster.process(), cluster.process());
-    let first = a.append(&message("d1", "du1", "du2")).await.unwrap();
+    let first = a
+        .append(&message("d1", "du1", "du2"), &unannounced)
+        .await
+        .unwrap();
     // Long enough for a clock in milliseconds to have moved.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let again = b.append(&message("d1", "du1", "du2")).await.unwrap();
+    let again = b
+        .append(&message("d1", "du1", "du2"), &unannounced)
+        .await
+        .unwrap();
     assert!(first.fresh && !again.fresh);
     assert_eq!(first.at, again.at);
     assert_eq!(ids(&all(&a, "du1").await), ["d1"]);
@@ -125,14 +140,14 @@ async fn ids_are_unique_per_sender_only(cluster: &dyn Cluster) {
     let store = cluster.process();
     assert!(
         store
-            .append(&message("x", "un1", "un2"))
+            .append(&message("x", "un1", "un2"), &unannounced)
             .await
             .unwrap()
             .fresh
     );
     assert!(
         store
-            .append(&message("x", "un2", "un1"))
+            .append(&message("x", "un2", "un1"), &unannounced)
             .await
             .unwrap()
             .fresh
@@ -144,7 +159,7 @@ async fn a_message_to_oneself_is_stored_once(cluster: &dyn Cluster) {
     let store = cluster.process();
     assert!(
         store
-            .append(&message("m", "self", "self"))
+            .append(&message("m", "self", "self"), &unannounced)
             .await
             .unwrap()
             .fresh
@@ -164,7 +179,7 @@ async fn any_text_comes_back_as_it_was(cluster: &dyn Cluster) {
     for (n, text) in texts.iter().enumerate() {
         let mut new = message(&format!("t{n}"), "txt", "txt2");
         new.content = (*text).into();
-        store.append(&new).await.unwrap();
+        store.append(&new, &unannounced).await.unwrap();
     }
     let read = all(&store, "txt2").await;
     let read: Vec<_> = read.iter().map(|m| m.content.as_str().unwrap()).collect();
@@ -175,7 +190,10 @@ async fn pages_walk_back_through_one_conversation(cluster: &dyn Cluster) {
     let store = cluster.process();
     for n in 0..1200 {
         let (id, peer) = (format!("p{n}"), if n % 2 == 0 { "pgb" } else { "pgc" });
-        store.append(&message(&id, "pga", peer)).await.unwrap();
+        store
+            .append(&message(&id, "pga", peer), &unannounced)
+            .await
+            .unwrap();
     }
     let page = async |before: Option<&str>, limit| {
         let request = PageRequest {
@@ -208,13 +226,22 @@ async fn a_replay_goes_on_where_the_last_one_ended(cluster: &dyn Cluster) {
     let store = cluster.process();
     let empty = store.replay("rpl", Position::default()).await.unwrap();
     assert!(empty.messages.is_empty());
-    store.append(&message("r1", "rpl", "other")).await.unwrap();
-    store.append(&message("r2", "other", "rpl")).await.unwrap();
+    store
+        .append(&message("r1", "rpl", "other"), &unannounced)
+        .await
+        .unwrap();
+    store
+        .append(&message("r2", "other", "rpl"), &unannounced)
+        .await
+        .unwrap();
     let first = store.replay("rpl", empty.next).await.unwrap();
     assert_eq!(ids(&first.messages), ["r1", "r2"]);
     let none = store.replay("rpl", first.next).await.unwrap();
     assert!(none.messages.is_empty());
-    store.append(&message("r3", "other", "rpl")).await.unwrap();
+    store
+        .append(&message("r3", "other", "rpl"), &unannounced)
+        .await
+        .unwrap();
     let second = store.replay("rpl", none.next).await.unwrap();
     assert_eq!(ids(&second.messages), ["r3"]);
     assert_eq!(ids(&all(&store, "rpl").await), ["r1", "r2", "r3"]);
@@ -228,7 +255,10 @@ async fn many_writers_lose_nothing_and_keep_each_ones_order(cluster: &dyn Cluste
         writers.spawn(async move {
             for n in 0..100 {
                 let (id, from) = (format!("w{n:03}"), format!("wr{writer}"));
-                store.append(&message(&id, &from, "mw")).await.unwrap();
+                store
+                    .append(&message(&id, &from, "mw"), &unannounced)
+                    .await
+                    .unwrap();
             }
         });
     }

@@ -93,9 +93,36 @@ impl Worker {
         path: &str,
         headers: &str,
     ) -> (u16, String, String) {
+        self.request_with_body(method, path, headers, "").await
+    }
+
+    /// What a polling session answers: to a GET, or to a POST of `body`.
+    pub(crate) async fn polling(&self, sid: &str, body: Option<&str>) -> String {
+        let sid = match sid {
+            "" => String::new(),
+            sid => format!("&sid={sid}"),
+        };
+        let path = format!("/socket.io/?EIO=4&transport=polling{sid}");
+        let body = body.unwrap_or_default();
+        let (method, headers) = match body {
+            "" => ("GET", String::new()),
+            body => ("POST", format!("Content-Length: {}\r\n", body.len())),
+        };
+        let answer = self.request_with_body(method, &path, &headers, body).await;
+        assert_eq!(answer.0, 200, "{}", answer.2);
+        answer.2
+    }
+
+    async fn request_with_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.addr).await.expect("it listens");
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n{body}",
             self.addr
         );
         stream.write_all(head.as_bytes()).await.expect("it reads");

@@ -262,3 +262,33 @@ async fn gaps_are_told_to_the_application() {
     assert_eq!(*gaps.borrow(), 1);
     assert!(server.state.bus().is_up());
 }
+
+/// A socket whose queue was full missed broadcasts, and nobody knew which socket it was.
+#[tokio::test]
+async fn a_socket_that_misses_a_broadcast_is_named() {
+    let hub = Hub::default();
+    let (mut server, _) = Server::on_stub(&hub);
+    let (stalled, slow) = server.member(&["room"]).await;
+    let (_reads, quick) = server.member(&["room"]).await;
+    let (sender, mut overflowed) = tokio::sync::mpsc::unbounded_channel();
+    for (name, socket) in [("slow", &slow), ("quick", &quick)] {
+        let sender = sender.clone();
+        let act = move || sender.send(name).unwrap();
+        server.state.on_overflow(socket, act);
+    }
+    stalled.stall();
+    // `quick` has room for all that comes before it reads; `slow` has none for the last.
+    let own = slow.id.to_string();
+    let emit = |rooms: &[&str]| drop(server.state.broadcast_event("/", rooms, &[], "event", &1));
+    while overflowed.is_empty() {
+        emit(&[&own]);
+    }
+    assert_eq!(overflowed.recv().await, Some("slow"));
+    emit(&["room"]);
+    assert_eq!(overflowed.recv().await, Some("slow"));
+    emit(&[]);
+    assert_eq!(overflowed.recv().await, Some("slow"));
+    server.state.disconnected("/", slow.id);
+    emit(&[]);
+    assert!(overflowed.try_recv().is_err());
+}

@@ -67,6 +67,11 @@ impl Client {
         }
     }
 
+    /// Asks for nothing any more: what comes stays in the socket's queue.
+    pub(crate) fn stall(&self) {
+        self.polling.abort();
+    }
+
     /// Leaves a namespace.
     pub(crate) async fn leave(&self, namespace: &str) {
         self.post(&format!("41{}", prefix(namespace))).await;

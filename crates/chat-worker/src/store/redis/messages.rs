@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use redis::RedisResult;
+use redis_adapter::Publication;
 use serde_json::json;
 
 use super::RedisStore;
 use super::sessions::millis;
 use crate::chat::history::{PageBuilder, PageRequest};
 use crate::chat::message::{Message, NewMessage};
-use crate::store::{Position, Replay, Stored};
+use crate::store::{Announce, Position, Replay, Stored};
 
 /// How long a message's id is remembered: a client that sends again does so within minutes.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -24,8 +25,8 @@ const REPLAY_BYTES: usize = 8 * 1024 * 1024;
 /// Appends to one user's list, unless the id is known. The time is Redis's, so that all workers
 /// agree on it, or the one given (the recipient's entry has the sender's time).
 ///
-/// KEYS: list, ids. ARGV: member, JSON up to the time, time or '', list TTL ms, window ms.
-/// Returns `{1 if stored now, time}`.
+/// KEYS: list, ids. ARGV: member, JSON up to the time, time or '', list TTL ms, window ms, then
+/// channels and messages to publish. Returns `{1 if stored now, time}`.
 pub(super) const APPEND: &str = "
 local seen = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if seen then return {0, string.format('%.0f', seen)} end
@@ -37,6 +38,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 redis.call('RPUSH', KEYS[1], ARGV[2] .. string.format('%.0f', at) .. '}')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
+for i = 6, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
 return {1, string.format('%.0f', at)}";
 
 fn list_key(user: &str) -> String {
@@ -44,18 +46,42 @@ fn list_key(user: &str) -> String {
 }
 
 impl RedisStore {
-    pub(super) async fn append_to_lists(&self, message: &NewMessage) -> RedisResult<Stored> {
+    pub(super) async fn append_to_lists(
+        &self,
+        message: &NewMessage,
+        announce: &Announce<'_>,
+    ) -> RedisResult<Stored> {
         let entry = open_entry(message);
         // The sender's list decides the time. The order also makes a try that failed half-way
         // complete when it is made again: known to the sender, fresh to the recipient.
-        let mut stored = self.append_to(&message.from, message, &entry, None).await?;
+        let mut stored = self
+            .append_to(&message.from, message, &entry, None, &[])
+            .await?;
         if message.to != message.from {
+            let at = Some(stored.at);
+            let announcements = announce(stored.at);
             let there = self
-                .append_to(&message.to, message, &entry, Some(stored.at))
+                .append_to(&message.to, message, &entry, at, &announcements)
                 .await?;
             stored.fresh |= there.fresh;
+        } else if stored.fresh {
+            self.publish(announce(stored.at)).await?;
         }
         Ok(stored)
+    }
+
+    /// For a message to oneself, whose one script decides the time: it is stored already, so
+    /// only one's other sockets may miss it.
+    async fn publish(&self, publications: Vec<Publication>) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        for Publication { channel, payload } in &publications {
+            redis::cmd("PUBLISH")
+                .arg(channel)
+                .arg(&payload[..])
+                .exec_async(&mut connection)
+                .await?;
+        }
+        Ok(())
     }
 
     async fn append_to(
@@ -64,19 +90,20 @@ impl RedisStore {
         message: &NewMessage,
         entry: &str,
         at: Option<u64>,
+        announcements: &[Publication],
     ) -> RedisResult<Stored> {
         let mut connection = self.link.connection().await;
-        let (fresh, at): (bool, u64) = self
-            .append
-            .key(list_key(user))
-            .key(format!("cc:{{messages:{user}}}:ids"))
+        let mut call = self.append.key(list_key(user));
+        call.key(format!("cc:{{messages:{user}}}:ids"))
             .arg(format!("{} {}", message.from, message.id))
             .arg(entry)
             .arg(at.map(|at| at.to_string()).unwrap_or_default())
             .arg(millis(self.config.message_ttl))
-            .arg(millis(DEDUPE_WINDOW))
-            .invoke_async(&mut connection)
-            .await?;
+            .arg(millis(DEDUPE_WINDOW));
+        for Publication { channel, payload } in announcements {
+            call.arg(channel).arg(&payload[..]);
+        }
+        let (fresh, at): (bool, u64) = call.invoke_async(&mut connection).await?;
         Ok(Stored { at, fresh })
     }
 

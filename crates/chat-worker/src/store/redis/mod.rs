@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use self::link::Link;
 use self::presence::Presence;
 use super::{
-    Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture, Stored,
+    Announce, Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture,
+    Stored,
 };
 use crate::chat::history::PageRequest;
 use crate::chat::identity::NoRandomness;
@@ -123,8 +124,12 @@ impl Store for RedisStore {
         self.bounded(self.read_users())
     }
 
-    fn append<'a>(&'a self, message: &'a NewMessage) -> StoreFuture<'a, Stored> {
-        self.bounded(self.append_to_lists(message))
+    fn append<'a>(
+        &'a self,
+        message: &'a NewMessage,
+        announce: &'a Announce<'a>,
+    ) -> StoreFuture<'a, Stored> {
+        self.bounded(self.append_to_lists(message, announce))
     }
 
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay> {

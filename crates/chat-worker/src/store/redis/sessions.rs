@@ -10,11 +10,14 @@ use crate::store::Session;
 /// Keys asked for per SCAN step, and sessions read per round trip.
 const SCAN_COUNT: usize = 1000;
 
-/// Sets `connected` of a session that still exists: a bare `HSET` would bring an expired one back
-/// without a user and without an end.
+/// Sets `connected` of a session that still exists, and gives it its full life: a bare `HSET` would
+/// bring an expired one back without a user and without an end.
+///
+/// KEYS: session. ARGV: connected, TTL ms.
 pub(super) const SET_CONNECTED: &str = "
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'connected', ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 1";
 
@@ -98,6 +101,7 @@ impl RedisStore {
         self.set_connected
             .key(session_key(session))
             .arg(if connected { "true" } else { "false" })
+            .arg(millis(self.config.session_ttl))
             .invoke_async::<()>(&mut connection)
             .await
     }
