@@ -125,11 +125,13 @@ impl Channel {
     /// The next packet if one waits; otherwise an error of kind `WouldBlock`.
     pub fn try_receive(&self) -> Result<Option<Delivery>, ChannelError> {
         let mut buffer = [0; MAX_PACKET];
-        let received = match seqpacket::receive(self.socket.as_fd(), &mut buffer) {
-            // A peer that died with our packets unread resets the channel.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            received => received?,
-        };
+        let mut received = seqpacket::receive(self.socket.as_fd(), &mut buffer);
+        if matches!(&received, Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+            // A peer that died with our packets unread resets the channel, which
+            // is told once; behind it is what the peer had sent, and then the end.
+            received = seqpacket::receive(self.socket.as_fd(), &mut buffer);
+        }
+        let received = received?;
         if received.length == 0 {
             return Ok(None);
         }
@@ -203,6 +205,21 @@ mod tests {
         let delivery = worker.receive().await.unwrap().unwrap();
         assert_eq!((delivery.packet, delivery.fds.len()), (Packet::Retire, 0));
         assert!(worker.receive().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_sent_before_it_died_is_read_to_its_end() {
+        let (master, worker) = pair().await;
+        worker.send(&Packet::Progress, &[]).await.unwrap();
+        worker.send(&Packet::Leaving, &[]).await.unwrap();
+        // Unread at the worker's death: a reset.
+        master.send(&Packet::Welcome, &[]).await.unwrap();
+        drop(worker);
+        for expected in [Packet::Progress, Packet::Leaving] {
+            let delivery = master.receive().await.unwrap().unwrap();
+            assert_eq!(delivery.packet, expected);
+        }
+        assert!(master.receive().await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -17,9 +17,10 @@ use crate::error::MasterError;
 use crate::listener::{ListenAddress, Listener};
 use crate::{accept, registration, supervise};
 
-/// Descriptors for everything but clients: channels and pidfds of 256 workers,
-/// listeners, the runtime.
-const OTHER_DESCRIPTORS: u64 = 640;
+/// Descriptors for everything but clients: for each of up to 256 workers a
+/// channel, a pidfd and the runtime's own pidfd of a child; listeners, the
+/// runtime.
+const OTHER_DESCRIPTORS: u64 = 832;
 /// Fewer clients at a time than this make no sense.
 const CLIENTS_MIN: u64 = 64;
 
@@ -111,6 +112,8 @@ impl Master {
         accepting.shutdown().await;
         cluster.stop();
         while seats.join_next().await.is_some() {}
+        // Nobody is left who would look for it.
+        let _ = std::fs::remove_file(cluster.runtime_dir.master_socket());
         Ok(())
     }
 }

@@ -122,8 +122,10 @@ fn may_register(cluster: &Cluster, hello: &Hello) -> Result<(), RegistrationErro
         return Err(RegistrationError::Taken(hello.worker));
     }
     match cluster.runtime_dir.worker_holder(hello.worker) {
-        Ok(Some(_)) => Ok(()),
-        _ => Err(RegistrationError::NoLock(hello.worker)),
+        Ok(None) => Err(RegistrationError::NoLock(hello.worker)),
+        // Also when it cannot be looked at: not to turn away a healthy worker
+        // for want of a descriptor.
+        _ => Ok(()),
     }
 }
 

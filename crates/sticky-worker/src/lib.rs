@@ -15,6 +15,7 @@ struct Readme;
 
 mod active_request;
 mod application;
+mod arriving_body;
 mod board;
 mod client_handle;
 mod client_info;
@@ -41,6 +42,7 @@ mod stream_state;
 mod worker;
 
 pub use application::Application;
+pub use arriving_body::{ArrivingBody, BODY_PAUSE, BodyError};
 pub use client_handle::ClientHandle;
 pub use client_info::{ClientAddress, ClientScheme};
 pub use config::{ConfigError, WorkerConfig};

@@ -137,19 +137,11 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
         }
     }
 
-    /// What a master had sent before it died is still there. A reset, which
-    /// shows as one end of file, may stand before it.
+    /// What a master had sent before it died is still there.
     fn take_rest(mut self) -> Ended {
-        let mut ends = 0;
-        while ends < 2 {
-            match self.channel.try_receive() {
-                Ok(Some(delivery)) => {
-                    if let Ok(Some(ended)) = self.take(delivery) {
-                        return ended;
-                    }
-                }
-                Ok(None) => ends += 1,
-                Err(_) => break,
+        while let Ok(Some(delivery)) = self.channel.try_receive() {
+            if let Ok(Some(ended)) = self.take(delivery) {
+                return ended;
             }
         }
         Ended::MasterGone

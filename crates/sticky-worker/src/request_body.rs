@@ -7,17 +7,23 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::arriving_body::{ArrivingBody, BodyError};
+
 /// A request body: from the network, or whole in memory for the requests that
 /// the worker itself makes and for the few it has looked at.
 #[derive(Debug)]
 pub enum RequestBody {
     /// Arrives from the network.
-    Incoming(Incoming),
+    Incoming(ArrivingBody),
     /// In memory; `None` once it was read.
     Full(Option<Bytes>),
 }
 
 impl RequestBody {
+    pub(crate) fn incoming(body: Incoming) -> Self {
+        RequestBody::Incoming(ArrivingBody::new(body))
+    }
+
     /// A body in memory.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         RequestBody::Full(Some(bytes.into()))
@@ -26,12 +32,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx),
             RequestBody::Full(bytes) => {

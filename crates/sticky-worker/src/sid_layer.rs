@@ -83,7 +83,7 @@ impl<S: Application> SidLayer<S> {
     ) -> Answer<S> {
         match wish {
             Wish::Other => {
-                let request = request.map(RequestBody::Incoming);
+                let request = request.map(RequestBody::incoming);
                 self.application(request).await.map(ResponseBody::app)
             }
             Wish::Refused(refusal) => refusal.response(),
@@ -93,7 +93,7 @@ impl<S: Application> SidLayer<S> {
             Wish::OpenPolling => self.open_polling(request).await,
             Wish::OpenWebsocket => self.open_websocket(stream, request).await,
             Wish::OpenNothing => {
-                let request = request.map(RequestBody::Incoming);
+                let request = request.map(RequestBody::incoming);
                 mend(self.application(request).await).response
             }
             Wish::Session { secret, websocket } => {
@@ -117,7 +117,7 @@ impl<S: Application> SidLayer<S> {
     async fn open_polling(&self, mut request: Request<Incoming>) -> Answer<S> {
         let client = Arc::new(Client::polling(Secret::random()));
         self.prepare_opening(&mut request, &client);
-        let request = request.map(RequestBody::Incoming);
+        let request = request.map(RequestBody::incoming);
         let response = self.application(request).await;
         if response.status() != StatusCode::OK {
             return mend(response).response;
@@ -163,7 +163,7 @@ impl<S: Application> SidLayer<S> {
     ) -> Answer<S> {
         let client = Arc::new(Client::fresh_websocket(stream.clone()));
         self.prepare_opening(&mut request, &client);
-        let request = request.map(RequestBody::Incoming);
+        let request = request.map(RequestBody::incoming);
         let response = self.application(request).await;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return mend(response).response;
@@ -264,11 +264,14 @@ impl<S: Application> SidLayer<S> {
 /// and nothing else, which is why only bodies of one byte are looked at.
 async fn looked_at(request: Request<Incoming>) -> Result<(Request<RequestBody>, bool), Refusal> {
     if request.method() != Method::POST || request.body().size_hint().exact() != Some(1) {
-        return Ok((request.map(RequestBody::Incoming), false));
+        return Ok((request.map(RequestBody::incoming), false));
     }
     let (parts, body) = request.into_parts();
     // Fails when the client is gone: nobody reads the answer.
-    let body = body.collect().await.map_err(|_| Refusal::BadRequest)?;
+    let body = RequestBody::incoming(body)
+        .collect()
+        .await
+        .map_err(|_| Refusal::BadRequest)?;
     let body = body.to_bytes();
     let closes = body == CLOSE;
     let request = Request::from_parts(parts, RequestBody::full(body));
