@@ -37,7 +37,7 @@ build: tools-cc web ## build the release binary
 web: $(if $(wildcard web/package-lock.json),$(call npm_stamp,web)) ## install the client bundle that the binary serves
 
 .PHONY: test
-test: tools-redis js build ## every test: Rust, documentation, and end to end on the release binary
+test: tools-redis tools-systemd js build ## every test: Rust, documentation, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
@@ -45,7 +45,7 @@ test-e2e: tools-redis js build ## only the end-to-end tests; SPECS=specs/balanci
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 .PHONY: lint
-lint: tools-cc js ## formatting, clippy and eslint, warnings are errors
+lint: tools-cc tools-lint js ## formatting, clippy and eslint, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	npm --prefix tests run --silent lint
@@ -67,8 +67,14 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc
+.PHONY: tools-redis tools-cc tools-systemd tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
 	@scripts/need.sh cc gcc libc6-dev
+# For the check of the systemd unit.
+tools-systemd:
+	@scripts/need.sh systemd-analyze systemd
+tools-lint:
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -101,7 +101,7 @@ impl Chat {
         let socket_io = sockets::routes(sockets.clone(), config.ping_interval, config.ping_timeout);
         let background = vec![
             tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
-            tokio::spawn(report_gaps(sockets.adapter.clone())).abort_handle(),
+            tokio::spawn(sockets::keep_caught_up(sockets.clone())).abort_handle(),
         ];
         Ok(Self {
             sockets,
@@ -161,15 +161,5 @@ impl Drop for Chat {
         for task in &self.background {
             task.abort();
         }
-    }
-}
-
-/// Says that clients of this worker may not have heard everything; what they missed is in the
-/// store, and comes with `users` when they are back.
-async fn report_gaps(adapter: AdapterState) {
-    let mut gaps = adapter.watch_gaps();
-    while gaps.changed().await.is_ok() {
-        let gaps = *gaps.borrow_and_update();
-        tracing::warn!(gaps, "broadcasts of other workers may have been missed");
     }
 }

@@ -409,6 +409,40 @@ async fn while_the_store_is_frozen_a_whole_queue_is_refused_in_time() {
     assert_eq!(ada.message(&me, "m99", "hi").await["ok"], true);
 }
 
+/// Pub/sub forgets: while a worker's subscription is away, what is published reaches nobody there.
+#[tokio::test]
+async fn what_was_published_while_the_subscription_was_away_is_heard_once() {
+    let server = RedisServer::start();
+    let (one, two) = (Worker::start(&server), Worker::start(&server));
+    let mut ada = Client::named(one.addr, "ada").await;
+    let mut bob = Client::named(two.addr, "bob").await;
+    let to = bob.user_id().to_owned();
+    let mut redis = server.inspect();
+    for n in 0..200 {
+        if n % 50 == 25 {
+            let killed: u64 = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "pubsub"])
+                .query(&mut redis)
+                .unwrap();
+            assert_eq!(killed, 2, "each worker has a subscriber");
+        }
+        let ack = ada.message(&to, &format!("m{n}"), "hi").await;
+        assert_eq!(ack["ok"], true);
+        if n % 50 == 49 {
+            wait_for_health(&one, 200).await;
+            wait_for_health(&two, 200).await;
+        }
+    }
+    let mut heard = std::collections::HashSet::new();
+    while heard.len() < 200 {
+        let message = bob.event("private message").await;
+        assert!(heard.insert(message["id"].to_string()), "twice: {message}");
+    }
+    assert!(bob.events_so_far("private message").await.is_empty());
+    let own = ada.events_so_far("private message").await;
+    assert!(own.is_empty(), "a sender heard its own message: {own:?}");
+}
+
 /// A polling client gets nothing while it has no request open. The acknowledgements that came
 /// meanwhile and did not fit its queue used to be lost, with the client none the wiser.
 #[tokio::test]

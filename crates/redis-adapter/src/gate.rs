@@ -2,7 +2,6 @@
 //! broadcast meanwhile waits, and goes out in order when the gate is opened.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use socketioxide::extract::SocketRef;
@@ -101,28 +100,31 @@ impl Gate {
         self.open_with(keep, None)
     }
 
-    /// As [`open`](Self::open); and for `time` afterwards `keep` goes on to
-    /// decide what the socket hears through the rooms of the gate. So an event
-    /// that the caller's snapshot of the store contained does not come a second
-    /// time when its sender, between storing and publishing, was overtaken by
-    /// the snapshot. Needs [`AdapterState::connected`](crate::AdapterState::connected).
+    /// As [`open`](Self::open); and as long as the socket lives, `keep` goes on
+    /// to decide what it hears through the rooms of the gate. So an event that
+    /// the caller's snapshot of the store contained does not come a second time
+    /// when its sender, between storing and publishing, was overtaken by the
+    /// snapshot; and what may have been missed can be delivered again
+    /// ([`AdapterState::deliver_event`](crate::AdapterState::deliver_event))
+    /// without knowing what was not. `keep` is asked once for each event, just
+    /// before it is sent. Needs
+    /// [`AdapterState::connected`](crate::AdapterState::connected).
     ///
     /// # Errors
-    /// As of [`open`](Self::open).
+    /// As of [`open`](Self::open); then `keep` was asked for events that were not sent.
     pub fn open_and_screen(
         self,
         keep: impl Fn(&str) -> bool + Send + Sync + 'static,
-        time: Duration,
     ) -> Result<(), Overflow> {
         let keep: Keep = Arc::new(keep);
         let screen = keep.clone();
-        self.open_with(|json| keep(json), Some((screen, time)))
+        self.open_with(|json| keep(json), Some(screen))
     }
 
     fn open_with(
         mut self,
         mut keep: impl FnMut(&str) -> bool,
-        screen: Option<(Keep, Duration)>,
+        screen: Option<Keep>,
     ) -> Result<(), Overflow> {
         let (Some(id), Some(reservation)) = (self.id, &self.reservation) else {
             return Ok(());
@@ -149,8 +151,8 @@ impl Gate {
                         tracing::debug!(%sid, ?errors, "a held packet could not be queued");
                     }
                 }
-                if let Some((keep, time)) = &screen {
-                    namespace.screen(sid, reservation.rooms(), keep, *time);
+                if let Some(keep) = &screen {
+                    namespace.screen(sid, reservation.rooms(), keep);
                 }
                 namespace.local.del(sid, HELD_ROOM);
                 self.id = None;

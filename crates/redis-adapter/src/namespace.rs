@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -160,23 +159,9 @@ impl Namespace {
             .collect()
     }
 
-    /// Lets `keep` decide for some time what the socket hears through `rooms`.
-    pub(crate) fn screen(
-        self: &Arc<Self>,
-        sid: Sid,
-        rooms: &[Arc<str>],
-        keep: &Keep,
-        time: Duration,
-    ) {
-        let id = self.screens().insert(sid, rooms, keep);
-        let namespace = Arc::downgrade(self);
-        let rooms = rooms.to_vec();
-        tokio::spawn(async move {
-            tokio::time::sleep(time).await;
-            if let Some(namespace) = namespace.upgrade() {
-                namespace.screens().remove(&rooms, id);
-            }
-        });
+    /// Lets `keep` decide what the socket hears through `rooms`, as long as it lives.
+    pub(crate) fn screen(&self, sid: Sid, rooms: &[Arc<str>], keep: &Keep) {
+        self.screens().insert(sid, rooms, keep);
     }
 
     /// Queues the publication of `packet` to the other processes.
@@ -333,6 +318,7 @@ impl Namespace {
     pub(crate) fn remove(&self, sid: Sid) {
         self.on_overflow().remove(&sid);
         self.write_gates().remove(sid);
+        self.screens().remove(sid);
         let mut membership = self.membership();
         let emptied = membership.remove(sid);
         self.unsubscribe(emptied);

@@ -1,6 +1,6 @@
-//! What a socket that was let in a moment ago must not hear: events that its
-//! snapshot of the store contained already, but that their sender published
-//! only after it had been taken.
+//! What a socket must not hear, or not again: each event of its rooms is shown
+//! to its application first, which may know it already, from its store or from
+//! an earlier delivery.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,61 +10,46 @@ use socketioxide_core::Sid;
 /// Whether a socket wants a packet, by its JSON text.
 pub(crate) type Keep = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// The screens of one namespace, by room.
+/// The screens of one namespace. A socket has at most one.
 #[derive(Default)]
 pub(crate) struct Screens {
-    rooms: HashMap<Arc<str>, Vec<Screen>>,
-    next_id: u64,
+    by_room: HashMap<Arc<str>, Vec<(Sid, Keep)>>,
+    rooms: HashMap<Sid, Vec<Arc<str>>>,
 }
-
-struct Screen {
-    id: ScreenId,
-    sid: Sid,
-    keep: Keep,
-}
-
-/// Tells a screen from a later one of the same socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ScreenId(u64);
 
 impl Screens {
     /// From now on `keep` decides what the socket hears through `rooms`.
-    pub(crate) fn insert(&mut self, sid: Sid, rooms: &[Arc<str>], keep: &Keep) -> ScreenId {
-        self.next_id += 1;
-        let id = ScreenId(self.next_id);
+    pub(crate) fn insert(&mut self, sid: Sid, rooms: &[Arc<str>], keep: &Keep) {
+        self.remove(sid);
         for room in rooms {
-            let keep = keep.clone();
-            let screen = Screen { id, sid, keep };
-            self.rooms.entry(room.clone()).or_default().push(screen);
+            let screens = self.by_room.entry(room.clone()).or_default();
+            screens.push((sid, keep.clone()));
         }
-        id
+        self.rooms.insert(sid, rooms.to_vec());
     }
 
-    /// Ends a screen, if it is still there.
-    pub(crate) fn remove(&mut self, rooms: &[Arc<str>], id: ScreenId) {
-        for room in rooms {
-            if let Some(screens) = self.rooms.get_mut(room) {
-                screens.retain(|screen| screen.id != id);
+    /// Ends the socket's screen, if it has one.
+    pub(crate) fn remove(&mut self, sid: Sid) {
+        for room in self.rooms.remove(&sid).unwrap_or_default() {
+            if let Some(screens) = self.by_room.get_mut(&room) {
+                screens.retain(|(other, _)| *other != sid);
                 if screens.is_empty() {
-                    self.rooms.remove(room);
+                    self.by_room.remove(&room);
                 }
             }
-        }
-        if self.rooms.is_empty() {
-            self.rooms.shrink_to_fit();
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
+        self.by_room.is_empty()
     }
 
     /// Who has a screen for one of `rooms`.
     pub(crate) fn of<'a>(&self, rooms: impl Iterator<Item = &'a str>) -> Vec<(Sid, Keep)> {
         rooms
-            .filter_map(|room| self.rooms.get(room))
+            .filter_map(|room| self.by_room.get(room))
             .flatten()
-            .map(|screen| (screen.sid, screen.keep.clone()))
+            .cloned()
             .collect()
     }
 }

@@ -25,9 +25,6 @@ use crate::gate::{Gate, HoldError};
 use crate::msgpack::DecodeError;
 use crate::namespace::{Confirmation, Namespace};
 
-/// The sender's id in what others publish for us: no process takes it for its own.
-const FOREIGN_UID: &str = "emitter";
-
 /// How the adapter presents itself on the bus.
 #[derive(Debug, Clone)]
 pub struct AdapterOptions {
@@ -115,6 +112,7 @@ impl AdapterState {
             bus,
             prefix: options.prefix,
             uid: options.uid,
+            foreign_uid: random_uid(),
             max_flush: options.max_flush,
             namespaces: RwLock::default(),
             received: AtomicU64::new(0),
@@ -239,7 +237,7 @@ impl AdapterState {
         data: &T,
     ) -> Result<Publication, EmitError> {
         let (namespace, packet) = self.event(namespace, event, data)?;
-        Ok(namespace.publication(FOREIGN_UID, &packet, rooms, except, false)?)
+        Ok(namespace.publication(&self.0.foreign_uid, &packet, rooms, except, false)?)
     }
 
     fn event<T: Serialize + ?Sized>(
@@ -257,6 +255,23 @@ impl AdapterState {
         Ok((namespace, packet))
     }
 
+    /// Delivers an event to the sockets of this process alone, and publishes nothing.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or the event cannot be written.
+    pub fn deliver_event<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        rooms: &[&str],
+        except: &[&str],
+        event: &str,
+        data: &T,
+    ) -> Result<(), EmitError> {
+        let (namespace, packet) = self.event(namespace, event, data)?;
+        deliver(&namespace, packet, options(rooms, except));
+        Ok(())
+    }
+
     fn broadcast_now<T: Serialize + ?Sized>(
         &self,
         namespace: &str,
@@ -266,17 +281,9 @@ impl AdapterState {
         data: &T,
     ) -> Result<Confirmation, EmitError> {
         let (namespace, packet) = self.event(namespace, event, data)?;
-        let mut opts = BroadcastOptions::default();
-        if rooms.is_empty() {
-            opts.add_flag(BroadcastFlags::Broadcast);
-        }
-        let owned = |room: &&str| Room::Owned((*room).to_owned());
-        opts.rooms.extend(rooms.iter().map(owned));
-        opts.except.extend(except.iter().map(owned));
+        let opts = options(rooms, except);
         let published = namespace.publish(&packet, &opts);
-        if let Err(errors) = namespace.deliver(packet, opts) {
-            tracing::debug!(ns = %namespace.path(), event, sockets = errors.len(), "a broadcast did not reach every socket");
-        }
+        deliver(&namespace, packet, opts);
         Ok(published?)
     }
 
@@ -311,6 +318,9 @@ pub(crate) struct Shared {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) prefix: String,
     pub(crate) uid: String,
+    /// The sender's id in what others publish for us: no process, this one included, takes it
+    /// for its own.
+    foreign_uid: String,
     pub(crate) max_flush: usize,
     namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
     received: AtomicU64,
@@ -387,6 +397,22 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
     }
 }
 
+fn options(rooms: &[&str], except: &[&str]) -> BroadcastOptions {
+    let mut opts = BroadcastOptions::default();
+    if rooms.is_empty() {
+        opts.add_flag(BroadcastFlags::Broadcast);
+    }
+    let owned = |room: &&str| Room::Owned((*room).to_owned());
+    opts.rooms.extend(rooms.iter().map(owned));
+    opts.except.extend(except.iter().map(owned));
+    opts
+}
+
+fn deliver(namespace: &Namespace, packet: Packet, opts: BroadcastOptions) {
+    if let Err(errors) = namespace.deliver(packet, opts) {
+        tracing::debug!(ns = %namespace.path(), sockets = errors.len(), "a broadcast did not reach every socket");
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;

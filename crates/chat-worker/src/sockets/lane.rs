@@ -16,10 +16,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
 use super::connect::ask_to_return;
+use super::heard::Heard;
 use super::login::Hold;
 use super::{history, leave, login, private_message};
 use crate::chat::reply::Refusal;
-use crate::store::{Session, StoreError, StoreFuture};
+use crate::store::{Position, Session, StoreError, StoreFuture};
 
 /// Events that wait in a lane at most: half a second's worth of what one worker can do at all.
 const MAX_EVENTS: usize = 4096;
@@ -124,6 +125,8 @@ pub(super) struct Lane {
     pub(super) session: Session,
     /// The store's id of this socket.
     pub(super) socket_id: String,
+    /// The messages that the socket has.
+    pub(super) heard: Arc<Heard>,
     queue: Mutex<Queue>,
 }
 
@@ -131,6 +134,8 @@ struct Queue {
     jobs: VecDeque<Job>,
     bytes: usize,
     running: bool,
+    /// Whether the socket counts among its user's that are caught up after a gap.
+    online: bool,
     /// Until the socket's end is dealt with.
     alive: Option<TaskTrackerToken>,
 }
@@ -139,10 +144,12 @@ impl Lane {
     pub(super) fn new(sockets: Arc<Sockets>, session: Session) -> Arc<Self> {
         Arc::new(Self {
             socket_id: sockets.new_socket_id(),
+            heard: Arc::default(),
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
                 bytes: 0,
                 running: false,
+                online: false,
                 alive: Some(sockets.tasks.token()),
             }),
             sockets,
@@ -159,6 +166,12 @@ impl Lane {
         // Now, not when the job runs: nothing may come before `session`.
         let hold = login::hold(self, &socket);
         self.enqueue(self.queue(), Job::Login(socket, hold));
+    }
+
+    /// The socket was told its past up to `position`, and hears what comes.
+    pub(super) fn is_online(&self, position: Position) {
+        self.queue().online = true;
+        self.sockets.came_online(&self.session.user, position);
     }
 
     /// Takes an event, or refuses it at once when too much waits already.
@@ -210,6 +223,9 @@ impl Lane {
                     };
                 }
                 Job::Leave => {
+                    if std::mem::take(&mut self.queue().online) {
+                        self.sockets.went_offline(&self.session.user);
+                    }
                     leave::run(&self).await;
                     self.queue().alive = None;
                 }

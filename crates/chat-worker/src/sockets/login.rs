@@ -5,14 +5,12 @@
 //! Then what the snapshot contained is dropped, also when it comes a little later, and the rest
 //! follows.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redis_adapter::{Adapter, Gate, HoldError};
-use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde::Serialize;
 use socketioxide::SendError;
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Socket;
@@ -21,7 +19,7 @@ use tokio::time::Instant;
 use super::connect::ask_to_return;
 use super::lane::Lane;
 use crate::chat::roster::{Entry, roster};
-use crate::store::{Position, Replay, StoreError};
+use crate::store::{Position, StoreError};
 
 /// How long a login is tried before the client is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,11 +29,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// How often the store is read again because more was broadcast meanwhile than could wait.
 const MAX_READS: usize = 5;
-
-/// A message is stored first and published then, by another worker perhaps: the snapshot may
-/// contain one whose event is still to come. This long after it cannot any more: two bounds of
-/// the store and one of the bus.
-const OVERTAKEN: Duration = Duration::from_secs(6);
 
 /// Messages older than this are not on their way, even if they were sent a second time because
 /// the first try ended half-way.
@@ -101,14 +94,12 @@ async fn try_login(
     let mut gate = held.await?;
     sockets.store.connect(session, &lane.socket_id).await?;
     for _ in 0..MAX_READS {
-        let known = tell(lane, socket).await?;
-        let opened = if known.0.is_empty() {
-            gate.open(|_| true)
-        } else {
-            gate.open_and_screen(move |packet| !known.contains(packet), OVERTAKEN)
-        };
+        let next = tell(lane, socket).await?;
+        let heard = lane.heard.clone();
+        let opened = gate.open_and_screen(move |event| heard.is_news(event));
         match opened {
             Ok(()) => {
+                lane.is_online(next);
                 let own_room = socket.id.to_string();
                 let entry = Entry::arrived(&session.user, &session.name);
                 sockets.tell(Some(&own_room), "user connected", &entry);
@@ -121,15 +112,23 @@ async fn try_login(
     Err(LoginError::Overflow)
 }
 
-/// Reads the store and tells the socket. Returns what it has been told that may come again.
-async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Known, LoginError> {
+/// Reads the store and tells the socket, which has heard of those messages from now on. Returns
+/// up to where it was told.
+async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Position, LoginError> {
     let store = &lane.sockets.store;
     let session = &lane.session;
     let (users, replay) = tokio::try_join!(
         store.users(),
         store.replay(&session.user, Position::default())
     )?;
-    let known = Known::of(&replay);
+    let oldest = Duration::from_millis(replay.as_of).saturating_sub(YOUNG);
+    for message in &replay.messages {
+        if let (Some(at), Some(id)) = (message.at, &message.id)
+            && Duration::from_millis(at) >= oldest
+        {
+            lane.heard.note(&message.from, id);
+        }
+    }
     socket.emit(
         "session",
         &SessionEvent {
@@ -138,94 +137,5 @@ async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Known, LoginEr
         },
     )?;
     socket.emit("users", &roster(&session.user, users, replay.messages))?;
-    Ok(known)
-}
-
-/// The young messages of a snapshot, by sender and id.
-struct Known(HashSet<(String, String)>);
-
-/// As much of a held packet as tells which message it carries.
-#[derive(Deserialize)]
-struct Carried<'a> {
-    from: std::borrow::Cow<'a, str>,
-    id: Option<std::borrow::Cow<'a, str>>,
-}
-
-impl Known {
-    fn of(replay: &Replay) -> Self {
-        let oldest = Duration::from_millis(replay.as_of).saturating_sub(YOUNG);
-        let young = replay.messages.iter().filter_map(|message| {
-            let at = Duration::from_millis(message.at?);
-            (at >= oldest).then_some((message.from.clone(), message.id.clone()?))
-        });
-        Self(young.collect())
-    }
-
-    /// Whether a packet, `["event", args...]`, is a message of the snapshot. One without an id
-    /// (of a Node server) never is: it cannot be told from another of the same text.
-    fn contains(&self, packet: &str) -> bool {
-        let Ok((event, data)) = serde_json::from_str::<(Json, Carried<'_>)>(packet) else {
-            return false;
-        };
-        let Some(id) = data.id else { return false };
-        event == "private message" && self.0.contains(&(data.from.into_owned(), id.into_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chat::message::Message;
-
-    #[test]
-    fn a_held_message_is_known_by_sender_and_id() {
-        let message = |id: Option<&str>, at: Option<u64>| Message {
-            id: id.map(Into::into),
-            content: "hi".into(),
-            from: "a".into(),
-            to: "b".into(),
-            at,
-        };
-        let known = Known::of(&Replay {
-            messages: vec![
-                message(Some("m1"), Some(40_000)),
-                message(Some("old"), Some(39_999)),
-                message(None, Some(90_000)),
-                message(Some("timeless"), None),
-            ],
-            next: Position::default(),
-            as_of: 100_000,
-        });
-        let table = [
-            (
-                r#"["private message",{"id":"m1","content":"hi","from":"a","to":"b","at":1}]"#,
-                true,
-            ),
-            (
-                r#"["private message",{"id":"m\u0031","content":"hi","from":"a","to":"b"}]"#,
-                true,
-            ),
-            (
-                r#"["private message",{"id":"m1","content":"hi","from":"b","to":"a","at":1}]"#,
-                false,
-            ),
-            (
-                r#"["private message",{"id":"m2","content":"hi","from":"a","to":"b","at":1}]"#,
-                false,
-            ),
-            (
-                r#"["private message",{"content":"hi","from":"a","to":"b"}]"#,
-                false,
-            ),
-            (r#"["private message",{"id":"old","from":"a"}]"#, false),
-            (r#"["private message",{"id":"timeless","from":"a"}]"#, false),
-            (r#"["user connected",{"userID":"a"}]"#, false),
-            (r#"["user disconnected","a"]"#, false),
-            (r#"["other",{"id":"m1","from":"a"}]"#, false),
-            ("no json", false),
-        ];
-        for (packet, expected) in table {
-            assert_eq!(known.contains(packet), expected, "{packet}");
-        }
-    }
+    Ok(replay.next)
 }

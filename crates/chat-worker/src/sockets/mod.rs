@@ -4,8 +4,9 @@
 //! it is enqueued synchronously in socketioxide's handlers, because what is registered or done
 //! after an await there misses events, and handlers of one socket run concurrently.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,9 +16,11 @@ use socketioxide::{ParserConfig, SocketIo};
 use tokio_util::task::TaskTracker;
 
 use crate::chat::message::Message;
-use crate::store::Store;
+use crate::store::{Position, Store};
 
+mod catch_up;
 mod connect;
+mod heard;
 mod history;
 mod lane;
 mod leave;
@@ -25,6 +28,7 @@ mod login;
 mod presence;
 mod private_message;
 
+pub(crate) use catch_up::keep_caught_up;
 pub(crate) use presence::keep_presence;
 
 /// The namespace of the private messages.
@@ -57,6 +61,8 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
+    /// Users with sockets here: how many, and up to where the first of them was told the past.
+    online: Mutex<HashMap<String, (usize, Position)>>,
 }
 
 impl Sockets {
@@ -68,6 +74,36 @@ impl Sockets {
             message_max,
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
+            online: Mutex::default(),
+        }
+    }
+
+    fn lock_online(&self) -> MutexGuard<'_, HashMap<String, (usize, Position)>> {
+        self.online.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Users with sockets here, and from where on one of these may have missed something.
+    fn online(&self) -> Vec<(String, Position)> {
+        let online = self.lock_online();
+        let users = online.iter();
+        users
+            .map(|(user, (_, position))| (user.clone(), *position))
+            .collect()
+    }
+
+    fn came_online(&self, user: &str, position: Position) {
+        let mut online = self.lock_online();
+        let entry = online.entry(user.to_owned()).or_insert((0, position));
+        entry.0 += 1;
+    }
+
+    fn went_offline(&self, user: &str) {
+        let mut online = self.lock_online();
+        if let Some((sockets, _)) = online.get_mut(user) {
+            *sockets -= 1;
+            if *sockets == 0 {
+                online.remove(user);
+            }
         }
     }
 

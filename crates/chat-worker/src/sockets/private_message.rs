@@ -39,5 +39,7 @@ async fn send(
     let own_room = event.socket.id.to_string();
     let announce = |at| sockets.announcements(&new.clone().stored(at), &own_room);
     let stored = event.ask(sockets.store.append(&new, &announce)).await?;
+    // What is caught up after a gap is for all of the user's sockets; this one knows it.
+    lane.heard.note(&new.from, &id);
     Ok((id, stored.at))
 }
