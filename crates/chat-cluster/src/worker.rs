@@ -91,7 +91,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
 async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("cannot handle signals")?;
     let chat = Arc::new(Chat::start(settings.chat()?)?);
-    let worker = Worker::register(config).await?;
+    let worker = tokio::select! {
+        registered = Worker::register(config) => registered?,
+        // Nobody is served yet.
+        _ = signals.next() => return Ok(()),
+    };
     let handle = worker.handle();
     let up = chat.clone();
     tokio::spawn(async move {

@@ -17,10 +17,11 @@ use crate::error::MasterError;
 use crate::listener::{ListenAddress, Listener};
 use crate::{accept, registration, supervise};
 
-/// Descriptors for everything but clients: for each of up to 256 workers a
-/// channel, a pidfd and the runtime's own pidfd of a child; listeners, the
-/// runtime.
-const OTHER_DESCRIPTORS: u64 = 832;
+/// Descriptors for listeners, the runtime and whatever else a process has open.
+const BASE_DESCRIPTORS: u64 = 64;
+/// Descriptors for a worker and one that it succeeds: a channel, a pidfd, and
+/// the runtime's own pidfd of a child, each twice.
+const WORKER_DESCRIPTORS: u64 = 6;
 /// Fewer clients at a time than this make no sense.
 const CLIENTS_MIN: u64 = 64;
 
@@ -63,7 +64,7 @@ impl Master {
     pub fn bind(config: MasterConfig) -> Result<Master, MasterError> {
         let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
         let lock = runtime_dir.lock_master()?;
-        let descriptors = client_descriptors()?;
+        let descriptors = client_descriptors(config.workers)?;
         let bind = |address| Listener::bind(address).map(Arc::new);
         let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
         let socket = runtime_dir.master_socket();
@@ -146,16 +147,17 @@ fn fill_seats(cluster: &Arc<Cluster>) -> Result<JoinSet<()>, RuntimeDirError> {
 }
 
 /// How many client connections the master may hold at a time.
-fn client_descriptors() -> Result<usize, MasterError> {
+fn client_descriptors(workers: usize) -> Result<usize, MasterError> {
     // Failures leave the limit as it is, which is then what counts.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    let needed = OTHER_DESCRIPTORS + CLIENTS_MIN;
+    let others = BASE_DESCRIPTORS + WORKER_DESCRIPTORS * workers as u64;
+    let needed = others + CLIENTS_MIN;
     if limit < needed {
         return Err(MasterError::FewDescriptors { limit, needed });
     }
-    let clients = (limit - OTHER_DESCRIPTORS).min(Semaphore::MAX_PERMITS as u64);
+    let clients = (limit - others).min(Semaphore::MAX_PERMITS as u64);
     Ok(clients as usize)
 }
