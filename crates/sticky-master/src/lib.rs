@@ -1,8 +1,4 @@
-//! Accepts TCP connections, looks at the first request without reading it, and
-//! hands the socket itself to the worker process that owns the request's
-//! Socket.IO session, or to one that a balancing method chooses. After that the
-//! master is out of the path. Knows request heads, addresses and worker
-//! processes; never Socket.IO packets, chat or a store.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod accept;
