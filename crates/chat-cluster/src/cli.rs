@@ -85,7 +85,7 @@ pub(crate) struct Options {
     )]
     runtime_dir: Option<PathBuf>,
 
-    /// An origin (scheme://host[:port]) whose pages may connect, or *;
+    /// An origin, scheme://host:port, whose pages may connect, or *;
     /// may be given several times [default: the server's own]
     #[arg(
         long,
