@@ -115,7 +115,7 @@ pub trait Store: Send + Sync + 'static {
     fn users(&self) -> StoreFuture<'_, Vec<User>>;
 
     /// Stores a message for its sender and its recipient. The same sender and id within ten
-    /// minutes store nothing twice.
+    /// minutes store nothing twice, whoever the second one is for.
     ///
     /// What `announce` makes of the time at which it was stored is published together with the
     /// recipient's copy: whatever dies in between, a message that is stored was announced, and

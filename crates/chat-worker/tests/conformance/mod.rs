@@ -134,6 +134,17 @@ async fn the_same_id_again_stores_nothing_and_has_the_first_time(cluster: &dyn C
     assert_eq!(first.at, again.at);
     assert_eq!(ids(&all(&a, "du1").await), ["d1"]);
     assert_eq!(ids(&all(&a, "du2").await), ["d1"]);
+    // Another recipient under the same id, too, and oneself.
+    for to in ["du3", "du1"] {
+        let other = b
+            .append(&message("d1", "du1", to), &unannounced)
+            .await
+            .unwrap();
+        assert!(!other.fresh);
+        assert_eq!(other.at, first.at);
+    }
+    assert_eq!(ids(&all(&a, "du1").await), ["d1"]);
+    assert!(all(&a, "du3").await.is_empty());
 }
 
 async fn ids_are_unique_per_sender_only(cluster: &dyn Cluster) {

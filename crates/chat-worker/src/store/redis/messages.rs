@@ -57,6 +57,9 @@ impl RedisStore {
         let mut stored = self
             .append_to(&message.from, message, &entry, None, &[])
             .await?;
+        if !stored.fresh && self.was_for_another(message).await? {
+            return Ok(stored);
+        }
         if message.to != message.from {
             let at = Some(stored.at);
             let announcements = announce(stored.at);
@@ -68,6 +71,22 @@ impl RedisStore {
             self.publish(announce(stored.at)).await?;
         }
         Ok(stored)
+    }
+
+    /// Whether the sender's id was used for another recipient: then it is no second try of this
+    /// message, and the id stands for the first one.
+    async fn was_for_another(&self, message: &NewMessage) -> RedisResult<bool> {
+        let mut connection = self.link.connection().await;
+        let entries: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(list_key(&message.from))
+            .arg(-(CHUNK as i64))
+            .arg(-1)
+            .query_async(&mut connection)
+            .await?;
+        let mut newest_first = entries.iter().rev().filter_map(|e| Message::from_entry(e));
+        let first = newest_first
+            .find(|m| m.from == message.from && m.id.as_deref() == Some(message.id.as_str()));
+        Ok(first.is_some_and(|first| first.to != message.to))
     }
 
     /// For a message to oneself, whose one script decides the time: it is stored already, so
