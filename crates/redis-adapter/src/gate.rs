@@ -107,8 +107,7 @@ impl Gate {
     /// snapshot; and what may have been missed can be delivered again
     /// ([`AdapterState::deliver_event`](crate::AdapterState::deliver_event))
     /// without knowing what was not. `keep` is asked once for each event, just
-    /// before it is sent. Needs
-    /// [`AdapterState::connected`](crate::AdapterState::connected).
+    /// before it is sent.
     ///
     /// # Errors
     /// As of [`open`](Self::open); then `keep` was asked for events that were not sent.

@@ -101,19 +101,24 @@ impl Namespace {
             }
             opts.except.push(HELD_ROOM);
         }
-        let unwanted = self.unwanted(&packet, &opts);
-        opts.except.extend(unwanted);
-        if opts.has_flag(BroadcastFlags::Volatile) {
-            return self.local.broadcast(packet, opts);
-        }
-        // One by one: of several, socketioxide does not say whose queue is full.
+        let is_volatile = opts.has_flag(BroadcastFlags::Volatile);
+        let screens = self.screens().of(opts.rooms.iter().map(AsRef::as_ref));
+        let json = broadcast::json_of(&packet).map_or("", |(json, _)| json);
+        // One by one: each may know the event already, and of several,
+        // socketioxide does not say whose queue is full.
         let mut errors = Vec::new();
         let mut overflowed = Vec::new();
         for sid in self.local.sockets(opts) {
-            let only = BroadcastOptions::new(sid);
+            if screens.get(&sid).is_some_and(|keep| !keep(json)) {
+                continue;
+            }
+            let mut only = BroadcastOptions::new(sid);
+            if is_volatile {
+                only.add_flag(BroadcastFlags::Volatile);
+            }
             if let Err(failed) = self.local.broadcast(packet.clone(), only) {
                 let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
-                if failed.iter().any(is_full) {
+                if !is_volatile && failed.iter().any(is_full) {
                     overflowed.extend(self.on_overflow().get(&sid).cloned());
                 }
                 errors.extend(failed);
@@ -141,22 +146,6 @@ impl Namespace {
         if socket.connected() {
             on_overflow.insert(socket.id, act);
         }
-    }
-
-    /// The own rooms of those whose screen does not let the packet through.
-    fn unwanted(&self, packet: &Packet, opts: &BroadcastOptions) -> Vec<Room> {
-        let screens = {
-            let screens = self.screens();
-            if screens.is_empty() {
-                return Vec::new();
-            }
-            screens.of(opts.rooms.iter().map(AsRef::as_ref))
-        };
-        let json = broadcast::json_of(packet).map_or("", |(json, _)| json);
-        let unwanted = screens.into_iter().filter(|(_, keep)| !keep(json));
-        unwanted
-            .map(|(sid, _)| Room::Owned(sid.to_string()))
-            .collect()
     }
 
     /// Lets `keep` decide what the socket hears through `rooms`, as long as it lives.

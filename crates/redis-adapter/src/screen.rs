@@ -40,12 +40,8 @@ impl Screens {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_room.is_empty()
-    }
-
     /// Who has a screen for one of `rooms`.
-    pub(crate) fn of<'a>(&self, rooms: impl Iterator<Item = &'a str>) -> Vec<(Sid, Keep)> {
+    pub(crate) fn of<'a>(&self, rooms: impl Iterator<Item = &'a str>) -> HashMap<Sid, Keep> {
         rooms
             .filter_map(|room| self.by_room.get(room))
             .flatten()

@@ -140,6 +140,32 @@ async fn a_repeat_that_comes_after_the_opening_is_screened() {
     held.assert_next(&[1, 3, 4]).await;
 }
 
+/// The screen takes note of what it is asked for: asked twice, or for an event
+/// that is for others, it would keep the socket from its own.
+#[tokio::test]
+async fn a_screen_is_asked_once_and_only_for_what_is_sent() {
+    let hub = Hub::default();
+    let (mut here, _) = Server::on_stub(&hub);
+    let (mut client, socket) = here.client().await;
+    let gate = soon(here.state.hold(&socket, &["one", "two"]))
+        .await
+        .unwrap();
+    let heard = Mutex::new(HashSet::new());
+    let is_news = move |json: &str| heard.lock().unwrap().insert(json.to_owned());
+    gate.open_and_screen(is_news).unwrap();
+    soon(here.state.join(&socket, &["three"])).await.unwrap();
+    let state = &here.state;
+    let deliver = |except: &[&str]| {
+        let rooms = ["one", "two"];
+        state.deliver_event("/", &rooms, except, "n", &1).unwrap();
+    };
+    deliver(&["three"]);
+    deliver(&[]);
+    deliver(&[]);
+    assert_eq!(client.json().await, event(1));
+    assert_nothing_more(&mut client, &socket).await;
+}
+
 #[tokio::test]
 async fn the_hold_begins_at_the_call_and_ends_with_the_future() {
     let (mut here, bus) = Server::on_stub(&Hub::default());
