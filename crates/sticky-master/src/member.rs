@@ -53,17 +53,6 @@ struct InFlight {
     routed: Routed,
 }
 
-/// What became of a try to send the backlog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flushed {
-    /// Nothing is left.
-    All,
-    /// The channel is full.
-    Full,
-    /// The channel is broken; its end of file tells the rest.
-    Broken,
-}
-
 /// A registered worker.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -169,8 +158,10 @@ impl Member {
         Ok(())
     }
 
-    /// Sends what is staged, several sockets in a message.
-    pub(crate) fn flush(&mut self, now: Instant) -> Flushed {
+    /// Sends what is staged, several sockets in a message, as far as the channel
+    /// has room; `blocked` is told of a rest. The error is of a broken channel,
+    /// whose end of file tells the rest.
+    pub(crate) fn flush(&mut self, now: Instant) -> io::Result<()> {
         while !self.backlog.is_empty() {
             match self.send_batch() {
                 Ok(count) => {
@@ -185,12 +176,12 @@ impl Member {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.notify_one();
-                    return Flushed::Full;
+                    break;
                 }
-                Err(_) => return Flushed::Broken,
+                broken => return broken.map(|_| ()),
             }
         }
-        Flushed::All
+        Ok(())
     }
 
     fn send_batch(&self) -> io::Result<usize> {

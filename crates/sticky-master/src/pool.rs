@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::balance::{self, Balance, Balancer, Candidate, Choice};
 use crate::client_socket::ClientSocket;
-use crate::member::{Flushed, Member, Routed};
+use crate::member::{Member, Routed};
 use crate::refuse::Refusal;
 use crate::request_head::Claim;
 
@@ -96,6 +96,17 @@ impl Pool {
             // First come, first served.
             return self.wait(socket, now);
         }
+        self.try_place(socket, claim, now)
+            .unwrap_or_else(|socket| self.wait(socket, now))
+    }
+
+    /// The error is a connection that has to wait for its place.
+    fn try_place(
+        &mut self,
+        socket: ClientSocket,
+        claim: Claim,
+        now: Instant,
+    ) -> Result<Option<Refused>, ClientSocket> {
         match self.decide(claim, &socket, now) {
             Decision::To { worker, balanced } => {
                 let routed = Routed {
@@ -103,10 +114,10 @@ impl Pool {
                     claim,
                     balanced,
                 };
-                self.stage(worker, routed)
+                Ok(self.stage(worker, routed))
             }
-            Decision::Wait => self.wait(socket, now),
-            Decision::Nobody => Some((socket, Refusal::NoWorker)),
+            Decision::Wait => Err(socket),
+            Decision::Nobody => Ok(Some((socket, Refusal::NoWorker))),
         }
     }
 
@@ -189,22 +200,15 @@ impl Pool {
         let mut refused = Vec::new();
         let mut still_waiting = VecDeque::new();
         while let Some(Waiting { socket, until }) = self.waiting.pop_front() {
-            match self.decide(Claim::New, &socket, now) {
-                Decision::To { worker, balanced } => {
-                    let routed = Routed {
-                        socket,
-                        claim: Claim::New,
-                        balanced,
-                    };
-                    refused.extend(self.stage(worker, routed));
-                }
-                Decision::Wait if until > now => {
+            match self.try_place(socket, Claim::New, now) {
+                Ok(answer) => refused.extend(answer),
+                Err(socket) if until > now => {
                     still_waiting.push_back(Waiting { socket, until });
                     if !self.balancer.looks_at_the_client() {
                         break;
                     }
                 }
-                Decision::Wait | Decision::Nobody => refused.push((socket, Refusal::NoWorker)),
+                Err(socket) => refused.push((socket, Refusal::NoWorker)),
             }
         }
         still_waiting.append(&mut self.waiting);
@@ -228,7 +232,7 @@ impl Pool {
     /// Sends what was staged for any worker.
     pub(crate) fn flush(&mut self, now: Instant) {
         for member in self.members.values_mut() {
-            if member.flush(now) == Flushed::Broken {
+            if member.flush(now).is_err() {
                 // Its end of file is about to be read.
                 member.ready = false;
             }

@@ -39,6 +39,7 @@ mod sessions;
 mod sid_layer;
 mod stream_registry;
 mod stream_state;
+mod until;
 mod worker;
 
 pub use application::Application;

@@ -20,6 +20,7 @@ use crate::client_handle::Client;
 use crate::secret::Secret;
 use crate::session_table::SessionTable;
 use crate::stream_state::StreamState;
+use crate::until::until;
 
 /// How many handshakes may stand alone, and how long an entry lives.
 #[derive(Clone, Copy, Debug)]
@@ -130,15 +131,7 @@ impl Sessions {
 
     /// Resolves when the table has no entry.
     pub(crate) async fn empty(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            tokio::pin!(emptied);
-            emptied.as_mut().enable();
-            if self.lock().is_empty() {
-                return;
-            }
-            emptied.await;
-        }
+        until(&self.emptied, || self.lock().is_empty()).await;
     }
 
     /// Ends entries whose time is over, for ever. One task for all of them.

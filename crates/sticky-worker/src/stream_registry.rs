@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::board::Board;
 use crate::stream_state::{Origin, StreamState};
+use crate::until::until;
 
 pub(crate) struct StreamRegistry {
     board: Arc<Board>,
@@ -59,15 +60,7 @@ impl StreamRegistry {
 
     /// Resolves when no stream lives.
     pub(crate) async fn empty(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            tokio::pin!(emptied);
-            emptied.as_mut().enable();
-            if self.lock().is_empty() {
-                return;
-            }
-            emptied.await;
-        }
+        until(&self.emptied, || self.lock().is_empty()).await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<StreamState>>> {
