@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Carries messages between the processes of a cluster: Redis, or anything
 /// else with named channels.
@@ -28,6 +29,12 @@ pub trait Bus: Send + Sync + 'static {
     /// Ends the subscription of each of `channels`; unknown ones are ignored.
     fn unsubscribe(&self, channels: Vec<String>);
 
+    /// The orderly end: resolves when what was published is on its way, in
+    /// bounded time. Nothing is to be published or subscribed after the call.
+    fn close(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Whether the bus can publish and hears all its channels, now and later.
     fn watch_up(&self) -> watch::Receiver<bool>;
 
@@ -47,9 +54,12 @@ pub enum BusEvent {
         /// The message as it was published.
         payload: Bytes,
     },
-    /// Messages before this point may have been missed; all channels are
-    /// subscribed again, so nothing after it is.
-    Gap,
+    /// Messages that were published between `since` and this point may have
+    /// been missed; all channels are subscribed again, so nothing after it is.
+    Gap {
+        /// Everything published before was heard.
+        since: Instant,
+    },
     /// The connection that messages arrive on was lost; a [`BusEvent::Gap`]
     /// follows when it is back.
     Down,

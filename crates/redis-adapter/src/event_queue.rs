@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::bus::BusEvent;
 
-/// Creates a queue that holds at most `max_events` events and `max_bytes` bytes
-/// of payload (a single larger message still fits an empty queue).
+/// Creates a queue that holds at most `max_events` messages (and what lies between them) and
+/// `max_bytes` bytes of them; a single larger message still fits an empty queue.
 pub fn event_queue(max_events: usize, max_bytes: usize) -> (EventSender, EventReceiver) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State::default()),
@@ -31,8 +33,8 @@ struct Shared {
 struct State {
     events: VecDeque<BusEvent>,
     bytes: usize,
-    /// Something was dropped after the last queued event.
-    missed: bool,
+    /// What was dropped after the last queued event may have been published from then on.
+    missed_since: Option<Instant>,
     closed: bool,
 }
 
@@ -47,24 +49,55 @@ impl Shared {
 pub struct EventSender(Arc<Shared>);
 
 impl EventSender {
-    /// Queues `event`. When the consumer lags beyond the bounds the event is
-    /// dropped, and the consumer finds a [`BusEvent::Gap`] in its place.
-    pub fn send(&self, event: BusEvent) {
+    /// Queues a message. When the consumer lags beyond the bounds it is dropped, and the consumer
+    /// finds a [`BusEvent::Gap`] in its place, since `heard_before`: what was published before that
+    /// moment by whoever published this has been queued already.
+    pub fn message(&self, channel: String, payload: Bytes, heard_before: Instant) {
         let mut state = self.0.lock();
-        let size = size_of_payload(&event);
+        let size = channel.len() + payload.len();
         let fits = state.events.is_empty()
             || (state.events.len() < self.0.max_events && state.bytes + size <= self.0.max_bytes);
         if fits {
-            if std::mem::take(&mut state.missed) {
-                state.events.push_back(BusEvent::Gap);
-            }
+            state.flush_missed();
             state.bytes += size;
-            state.events.push_back(event);
+            let message = BusEvent::Message { channel, payload };
+            state.events.push_back(message);
         } else {
-            state.missed |= event != BusEvent::Down;
+            state.missed(heard_before);
         }
         drop(state);
         self.0.changed.notify_one();
+    }
+
+    /// Queues a [`BusEvent::Gap`], in any case.
+    pub fn gap(&self, since: Instant) {
+        self.0.lock().missed(since);
+        self.0.changed.notify_one();
+    }
+
+    /// Queues a [`BusEvent::Down`].
+    pub fn down(&self) {
+        let mut state = self.0.lock();
+        state.flush_missed();
+        // One after the other says nothing new, and would not be bounded.
+        if state.events.back() != Some(&BusEvent::Down) {
+            state.events.push_back(BusEvent::Down);
+        }
+        drop(state);
+        self.0.changed.notify_one();
+    }
+}
+
+impl State {
+    fn missed(&mut self, since: Instant) {
+        let since = self.missed_since.map_or(since, |known| known.min(since));
+        self.missed_since = Some(since);
+    }
+
+    fn flush_missed(&mut self) {
+        if let Some(since) = self.missed_since.take() {
+            self.events.push_back(BusEvent::Gap { since });
+        }
     }
 }
 
@@ -87,12 +120,12 @@ impl EventReceiver {
         loop {
             {
                 let mut state = self.0.lock();
-                if let Some(event) = state.events.pop_front() {
-                    state.bytes -= size_of_payload(&event);
-                    return Some(event);
+                if state.events.is_empty() {
+                    state.flush_missed();
                 }
-                if std::mem::take(&mut state.missed) {
-                    return Some(BusEvent::Gap);
+                if let Some(event) = state.events.pop_front() {
+                    state.bytes -= size_of_message(&event);
+                    return Some(event);
                 }
                 if state.closed {
                     return None;
@@ -104,16 +137,16 @@ impl EventReceiver {
     }
 }
 
-fn size_of_payload(event: &BusEvent) -> usize {
+fn size_of_message(event: &BusEvent) -> usize {
     match event {
         BusEvent::Message { channel, payload } => channel.len() + payload.len(),
-        BusEvent::Gap | BusEvent::Down => 0,
+        BusEvent::Gap { .. } | BusEvent::Down => 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use std::time::Duration;
 
     use super::*;
 
@@ -124,17 +157,27 @@ mod tests {
         }
     }
 
+    fn send(sender: &EventSender, text: &'static str, heard_before: Instant) {
+        sender.message(
+            String::new(),
+            Bytes::from_static(text.as_bytes()),
+            heard_before,
+        );
+    }
+
     #[tokio::test]
     async fn what_does_not_fit_becomes_one_gap_in_its_place() {
         let (sender, mut receiver) = event_queue(2, 100);
-        for text in ["a", "b", "lost", "lost too"] {
-            sender.send(message(text));
+        let first = Instant::now();
+        for (n, text) in ["a", "b", "lost", "lost too"].into_iter().enumerate() {
+            send(&sender, text, first + Duration::from_secs(n as u64));
         }
         assert_eq!(receiver.recv().await, Some(message("a")));
-        sender.send(message("c"));
+        send(&sender, "c", first + Duration::from_secs(9));
         drop(sender);
         assert_eq!(receiver.recv().await, Some(message("b")));
-        assert_eq!(receiver.recv().await, Some(BusEvent::Gap));
+        let since = first + Duration::from_secs(2);
+        assert_eq!(receiver.recv().await, Some(BusEvent::Gap { since }));
         assert_eq!(receiver.recv().await, Some(message("c")));
         assert_eq!(receiver.recv().await, None);
     }
@@ -142,19 +185,39 @@ mod tests {
     #[tokio::test]
     async fn a_gap_at_the_end_is_told_without_a_further_message() {
         let (sender, mut receiver) = event_queue(1, 100);
-        sender.send(message("a"));
-        sender.send(message("lost"));
+        let since = Instant::now();
+        send(&sender, "a", since);
+        send(&sender, "lost", since);
         assert_eq!(receiver.recv().await, Some(message("a")));
-        assert_eq!(receiver.recv().await, Some(BusEvent::Gap));
+        assert_eq!(receiver.recv().await, Some(BusEvent::Gap { since }));
     }
 
     #[tokio::test]
     async fn bytes_are_bounded_but_one_message_always_fits() {
         let (sender, mut receiver) = event_queue(10, 3);
-        sender.send(message("larger"));
-        sender.send(message("x"));
+        let since = Instant::now();
+        send(&sender, "larger", since);
+        send(&sender, "x", since);
         assert_eq!(receiver.recv().await, Some(message("larger")));
-        assert_eq!(receiver.recv().await, Some(BusEvent::Gap));
+        assert_eq!(receiver.recv().await, Some(BusEvent::Gap { since }));
+    }
+
+    #[tokio::test]
+    async fn gaps_and_downs_are_told_also_when_nothing_fits_and_pile_up_nowhere() {
+        let (sender, mut receiver) = event_queue(1, 100);
+        let since = Instant::now();
+        send(&sender, "a", since);
+        for seconds in [7, 5, 6] {
+            sender.gap(since + Duration::from_secs(seconds));
+        }
+        sender.down();
+        sender.down();
+        let since = since + Duration::from_secs(5);
+        assert_eq!(receiver.recv().await, Some(message("a")));
+        assert_eq!(receiver.recv().await, Some(BusEvent::Gap { since }));
+        assert_eq!(receiver.recv().await, Some(BusEvent::Down));
+        sender.gap(since);
+        assert_eq!(receiver.recv().await, Some(BusEvent::Gap { since }));
     }
 
     #[tokio::test]
@@ -162,7 +225,7 @@ mod tests {
         let (sender, mut receiver) = event_queue(10, 10);
         let consumer = tokio::spawn(async move { (receiver.recv().await, receiver.recv().await) });
         tokio::task::yield_now().await;
-        sender.send(message("a"));
+        send(&sender, "a", Instant::now());
         drop(sender);
         assert_eq!(consumer.await.unwrap(), (Some(message("a")), None));
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bus::{Bus, BusError};
 use crate::event_queue::{EventReceiver, event_queue};
@@ -163,6 +163,15 @@ impl Bus for RedisBus {
         let _ = self.commands.send(Command::Unsubscribe { channels });
     }
 
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let budget = self.budget.clone();
+        // No message is kept longer than that.
+        let limit = self.publish_timeout;
+        Box::pin(async move {
+            let _ = timeout(limit, budget.empty()).await;
+        })
+    }
+
     fn watch_up(&self) -> watch::Receiver<bool> {
         self.health.watch_up()
     }
@@ -174,7 +183,7 @@ async fn answer(
     confirmed: oneshot::Receiver<Result<(), BusError>>,
     deadline: Instant,
 ) -> Result<(), BusError> {
-    match tokio::time::timeout_at(deadline, confirmed).await {
+    match timeout_at(deadline, confirmed).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(BusError::Closed),
         Err(_) => Err(BusError::Timeout),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,7 +14,8 @@ use socketioxide_core::Sid;
 use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, Room};
 use socketioxide_core::packet::Packet;
 use socketioxide_core::parser::Parse;
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::broadcast::{self, EncodeError};
@@ -117,7 +118,9 @@ impl AdapterState {
             namespaces: RwLock::default(),
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
-            gaps: watch::Sender::new(0),
+            gaps: AtomicU64::new(0),
+            missed_since: Mutex::default(),
+            missed: Notify::new(),
         });
         // The task holds no bus, else neither would ever end.
         tokio::spawn(dispatch(Arc::downgrade(&shared), events));
@@ -287,10 +290,23 @@ impl AdapterState {
         Ok(published?)
     }
 
-    /// Counts the [`BusEvent::Gap`]s. When the value has changed, messages may
-    /// have been missed before, and none after: read the store.
-    pub fn watch_gaps(&self) -> watch::Receiver<u64> {
-        self.0.gaps.subscribe()
+    /// Resolves when messages may have been missed since the moment that it returns, and none is
+    /// missed from now on: read the store. Each gap is told once, several at a time as one from
+    /// the first on. Cancel safe.
+    pub async fn missed_since(&self) -> Instant {
+        loop {
+            let since = self
+                .0
+                .missed_since
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(since) = since {
+                return since;
+            }
+            // A notification that came since the look above is kept for this call.
+            self.0.missed.notified().await;
+        }
     }
 
     /// The bus, for its state of health.
@@ -303,7 +319,7 @@ impl AdapterState {
         AdapterCounters {
             received: self.0.received.load(Ordering::Relaxed),
             malformed: self.0.malformed.load(Ordering::Relaxed),
-            gaps: *self.0.gaps.borrow(),
+            gaps: self.0.gaps.load(Ordering::Relaxed),
         }
     }
 
@@ -325,7 +341,10 @@ pub(crate) struct Shared {
     namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
     received: AtomicU64,
     malformed: AtomicU64,
-    gaps: watch::Sender<u64>,
+    gaps: AtomicU64,
+    /// Of the gaps that nobody was told of yet.
+    missed_since: Mutex<Option<Instant>>,
+    missed: Notify,
 }
 
 impl Shared {
@@ -357,6 +376,17 @@ impl Shared {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         namespaces.get(path)?.upgrade()
+    }
+
+    fn on_gap(&self, since: Instant) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+        let mut missed = self
+            .missed_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *missed = Some(missed.map_or(since, |known| known.min(since)));
+        drop(missed);
+        self.missed.notify_one();
     }
 
     fn on_message(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
@@ -391,7 +421,7 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
                     tracing::debug!(channel, %error, "ignoring a malformed message");
                 }
             }
-            BusEvent::Gap => shared.gaps.send_modify(|gaps| *gaps += 1),
+            BusEvent::Gap { since } => shared.on_gap(since),
             BusEvent::Down => {}
         }
     }

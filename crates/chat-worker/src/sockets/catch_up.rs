@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::{NAMESPACE, Sockets};
 use crate::store::{Health, Position, Store, StoreError};
 
-/// A gap may have begun that long before it was noticed: the bus takes some 10 s to find out that
-/// its connection has fallen silent, and clocks of publishers and ours differ a little.
-const UNNOTICED: Duration = Duration::from_secs(20);
+/// A message may have been stored that long before it was to be published: its time is that of the
+/// write's beginning, and a write may take a while.
+const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// Tries for each user; between two, the store has to say that it answers.
 const TRIES: usize = 5;
@@ -21,34 +21,20 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// Catches up after each gap, for as long as the process lives.
 pub(crate) async fn keep_caught_up(sockets: Arc<Sockets>) {
-    let mut gaps = sockets.adapter.watch_gaps();
-    let mut up = sockets.adapter.bus().watch_up();
-    let mut down_since = None;
     loop {
-        tokio::select! {
-            Ok(()) = up.changed() => {
-                if !*up.borrow_and_update() {
-                    down_since.get_or_insert_with(Instant::now);
-                }
-            }
-            Ok(()) = gaps.changed() => {
-                let gaps = *gaps.borrow_and_update();
-                let since: Option<Instant> = down_since.take();
-                let gap = since.map_or(Duration::ZERO, |since| since.elapsed());
-                tracing::warn!(gaps, ?gap, "broadcasts may have been missed; reading the store");
-                catch_up(&sockets, gap + UNNOTICED).await;
-            }
-            else => return,
-        }
+        let since = sockets.adapter.missed_since().await;
+        let gap_ms = since.elapsed().as_millis() as u64;
+        tracing::warn!(gap_ms, "broadcasts may have been missed; reading the store");
+        catch_up(&sockets, since).await;
     }
 }
 
 /// One user after the other, so that neither the store nor this worker is overrun.
-async fn catch_up(sockets: &Sockets, time: Duration) {
+async fn catch_up(sockets: &Sockets, since: Instant) {
     let online = sockets.online();
     let mut delivered = 0;
     for (user, position) in online {
-        match replay(sockets, &user, position, time).await {
+        match replay(sockets, &user, position, since).await {
             Ok(count) => delivered += count,
             Err(error) => tracing::warn!(user, %error, "a user could not be caught up"),
         }
@@ -60,12 +46,14 @@ async fn replay(
     sockets: &Sockets,
     user: &str,
     position: Position,
-    time: Duration,
+    since: Instant,
 ) -> Result<usize, StoreError> {
     let mut tries = 1;
-    let replay = loop {
+    let (replay, age) = loop {
+        // By our clock; the times of messages are by the store's.
+        let age = since.elapsed() + WRITE_TIME;
         match sockets.store.replay(user, position).await {
-            Ok(replay) => break replay,
+            Ok(replay) => break (replay, age),
             Err(error) if tries == TRIES => return Err(error),
             Err(_) => {}
         }
@@ -73,7 +61,7 @@ async fn replay(
         until_up(&*sockets.store).await;
         tokio::time::sleep(RETRY_DELAY).await;
     };
-    let oldest = u128::from(replay.as_of).saturating_sub(time.as_millis());
+    let oldest = u128::from(replay.as_of).saturating_sub(age.as_millis());
     let young = |at: Option<u64>| at.is_some_and(|at| u128::from(at) >= oldest);
     let mut delivered = 0;
     for message in replay.messages.iter().filter(|message| young(message.at)) {

@@ -37,6 +37,7 @@ pub(super) struct Budget {
     bytes: AtomicUsize,
     max_messages: usize,
     max_bytes: usize,
+    emptied: Notify,
 }
 
 /// One message's part of the budget, given back when dropped.
@@ -52,6 +53,7 @@ impl Budget {
             bytes: AtomicUsize::new(0),
             max_messages,
             max_bytes,
+            emptied: Notify::new(),
         }
     }
 
@@ -66,12 +68,25 @@ impl Budget {
             || (messages < budget.max_messages && waiting + bytes <= budget.max_bytes);
         fits.then_some(share)
     }
+
+    /// Resolves when nothing waits and nothing is under way.
+    pub(super) async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.messages.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.messages.fetch_sub(1, Ordering::Relaxed);
         self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.budget.messages.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.budget.emptied.notify_waiters();
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use redis::RedisResult;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
-use redis::{Msg, RedisResult};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -15,7 +15,6 @@ use super::backoff::Backoff;
 use super::health::{Health, Role};
 use super::subscriptions::{Batch, Subscriptions};
 use super::{Confirm, RedisBusOptions};
-use crate::bus::BusEvent;
 use crate::event_queue::EventSender;
 
 pub(super) enum Command {
@@ -48,19 +47,20 @@ type Asked = BoxFuture<'static, RedisResult<Batch>>;
 impl Subscriber {
     pub(super) async fn run(mut self) {
         let mut subscriptions = Subscriptions::default();
-        let mut was_up = false;
+        // All that was published before was heard; since the first connection that had all channels.
+        let mut heard_before = None;
         while let Ok(connection) = self.connect(&mut subscriptions).await {
             subscriptions.start_anew();
             match self
-                .serve(connection, &mut subscriptions, &mut was_up)
+                .serve(connection, &mut subscriptions, &mut heard_before)
                 .await
             {
                 Ok(cause) => self.health.down(Role::Subscriber, &cause),
                 Err(Closed) => return,
             }
             self.suspicion.notify_one();
-            if was_up {
-                self.events.send(BusEvent::Down);
+            if heard_before.is_some() {
+                self.events.down();
             }
             let pause = sleep(self.backoff.pause());
             if collecting(&mut self.commands, &mut subscriptions, pause)
@@ -88,28 +88,31 @@ impl Subscriber {
         }
     }
 
-    /// Listens until the connection is lost; returns why. `was_up` says whether
-    /// any connection before had all its channels, and then this one.
+    /// Listens until the connection is lost; returns why. `heard_before`: up to when all
+    /// channels were heard, if ever.
     async fn serve(
         &mut self,
         connection: PubSub,
         subscriptions: &mut Subscriptions,
-        was_up: &mut bool,
+        heard_before: &mut Option<Instant>,
     ) -> Result<String, Closed> {
         let (sink, mut stream): (PubSubSink, PubSubStream) = connection.split();
         let mut asked: Option<Asked> = None;
         let mut complete = false;
+        // When that was asked which was answered last: Redis had sent all before.
         let mut answered = Instant::now();
+        let mut asked_at = answered;
         loop {
             if asked.is_none() {
                 if let Some(batch) = subscriptions.next_batch() {
                     asked = Some(self.ask(sink.clone(), batch));
+                    asked_at = Instant::now();
                 } else if !complete {
                     complete = true;
                     self.backoff.reset();
                     self.health.up(Role::Subscriber);
-                    if std::mem::replace(was_up, true) {
-                        self.events.send(BusEvent::Gap);
+                    if let Some(since) = heard_before.replace(answered) {
+                        self.events.gap(since);
                     }
                 }
             }
@@ -124,13 +127,20 @@ impl Subscriber {
                 answer = answer => match answer {
                     Ok(batch) => {
                         asked = None;
-                        answered = Instant::now();
+                        answered = asked_at;
+                        if complete {
+                            *heard_before = Some(answered);
+                        }
                         subscriptions.confirmed(batch);
                     }
                     Err(error) => return Ok(error.to_string()),
                 },
                 message = stream.next() => match message {
-                    Some(message) => self.events.send(event_of(&message)),
+                    Some(message) => self.events.message(
+                        message.get_channel_name().to_owned(),
+                        Bytes::copy_from_slice(message.get_payload_bytes()),
+                        answered,
+                    ),
                     None => return Ok("the connection was closed".to_owned()),
                 },
                 command = self.commands.recv() => {
@@ -142,6 +152,7 @@ impl Subscriber {
                 }
                 () = sleep_until(answered + self.options.ping_interval), if idle => {
                     asked = Some(self.ask(sink.clone(), Batch::default()));
+                    asked_at = Instant::now();
                 }
             }
         }
@@ -174,13 +185,6 @@ impl Subscriber {
 
 fn names(channels: &[Arc<str>]) -> Vec<&str> {
     channels.iter().map(|name| &**name).collect()
-}
-
-fn event_of(message: &Msg) -> BusEvent {
-    BusEvent::Message {
-        channel: message.get_channel_name().to_owned(),
-        payload: Bytes::copy_from_slice(message.get_payload_bytes()),
-    }
 }
 
 /// Runs `work` while commands are taken.

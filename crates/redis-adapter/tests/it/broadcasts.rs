@@ -1,8 +1,9 @@
 //! What a broadcast reaches, between two processes on one bus.
 
-use redis_adapter::{BusError, BusEvent, EmitError};
+use futures_util::FutureExt;
+use redis_adapter::{BusError, EmitError};
 use socketioxide::BroadcastError;
-use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::server::{Server, Socket, assert_nothing_more};
@@ -255,11 +256,12 @@ async fn a_packet_is_decoded_only_for_members() {
 async fn gaps_are_told_to_the_application() {
     let hub = Hub::default();
     let (server, bus) = Server::on_stub(&hub);
-    let mut gaps: watch::Receiver<u64> = server.state.watch_gaps();
-    bus.event(BusEvent::Down);
-    bus.event(BusEvent::Gap);
-    soon(gaps.changed()).await.unwrap();
-    assert_eq!(*gaps.borrow(), 1);
+    let since = Instant::now();
+    bus.events().down();
+    bus.events().gap(since);
+    assert_eq!(soon(server.state.missed_since()).await, since);
+    assert_eq!(server.state.counters().gaps, 1);
+    assert!(server.state.missed_since().now_or_never().is_none());
     assert!(server.state.bus().is_up());
 }
 

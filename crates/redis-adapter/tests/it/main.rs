@@ -2,10 +2,12 @@
 //! in process: over a stub bus, over a Redis of its own, and beside Node.
 
 mod broadcasts;
+mod bus_conformance;
 mod client;
 mod gates;
 mod golden;
 mod interop;
+mod peer_bus;
 mod redis_bus;
 mod redis_server;
 mod rooms;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis_adapter::{Bus, BusError, BusEvent, EventReceiver, EventSender, event_queue};
+use redis_adapter::{Bus, BusError, EventReceiver, EventSender, event_queue};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What the buses of one test share.
 #[derive(Clone, Default)]
@@ -51,10 +52,9 @@ impl Hub {
     pub(crate) fn send(&self, channel: &str, payload: &[u8]) {
         for peer in self.0.lock().unwrap().iter() {
             if peer.channels.lock().unwrap().contains(channel) {
-                peer.events.send(BusEvent::Message {
-                    channel: channel.to_owned(),
-                    payload: Bytes::copy_from_slice(payload),
-                });
+                let payload = Bytes::copy_from_slice(payload);
+                peer.events
+                    .message(channel.to_owned(), payload, Instant::now());
             }
         }
     }
@@ -69,8 +69,9 @@ impl StubBus {
         self.refusing.send_replace(refusing);
     }
 
-    pub(crate) fn event(&self, event: BusEvent) {
-        self.peer.events.send(event);
+    /// Where to put what no publication brings.
+    pub(crate) fn events(&self) -> &EventSender {
+        &self.peer.events
     }
 
     pub(crate) fn channels(&self) -> BTreeSet<String> {
