@@ -18,13 +18,16 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 # The same Debian as the build stage: the binary uses its glibc.
 FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin chat-cluster \
-    && install -d -m 0700 -o chat-cluster -g chat-cluster /run/chat-cluster
+    && install -d -m 0700 -o chat-cluster -g chat-cluster /run/chat-cluster /var/lib/chat-cluster
 COPY --from=build /out/chat-cluster /usr/bin/chat-cluster
 USER chat-cluster
 # PORT means every address of the container, of which only the published port can be reached; hosting
 # platforms set a PORT of their own.
 ENV PORT=3000 \
-    CHAT_CLUSTER_RUNTIME_DIR=/run/chat-cluster
+    CHAT_CLUSTER_RUNTIME_DIR=/run/chat-cluster \
+    CHAT_CLUSTER_DATA_DIR=/var/lib/chat-cluster
+# Sessions and messages, unless REDIS_URL names a Redis. On one machine, for one container at a time.
+VOLUME /var/lib/chat-cluster
 EXPOSE 3000
 # The master lets its clients go and ends its workers on SIGTERM.
 STOPSIGNAL SIGTERM

@@ -26,7 +26,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 .PHONY: run
-run: tools-redis build ## build, start a Redis of its own and a cluster on it; Ctrl-C ends both
+run: build ## build and start a cluster with its data in target/run; Ctrl-C ends it
 	@BINARY=$(BINARY) WORKERS=$(WORKERS) scripts/run.sh $(ARGS)
 
 .PHONY: build

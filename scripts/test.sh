@@ -21,6 +21,12 @@ counted() {
     awk '{ passed += $1; failed += $2 } END { printf "%d passed, %d failed\n", passed, failed }'
 }
 
+# The runner's summaries, one for each store, as one line.
+end_to_end() {
+  sed -nE 's/^End to end on the store: (.*)/; \1: /p; s/^ℹ (tests|pass|fail|skipped) ([0-9]+)$/\2 \1 /p' "$1" |
+    tr -d '\n' | sed -E 's/^; //; s/ ;/;/g; s/ $//; s/([a-z]) ([0-9])/\1, \2/g'
+}
+
 # The release profile throughout: the dependencies are then compiled once, for the binary and for the tests.
 if cargo nextest --version >/dev/null 2>&1; then
   suite rust cargo nextest run --workspace --release --locked --no-fail-fast
@@ -40,5 +46,5 @@ suite e2e scripts/e2e.sh
 echo
 echo "Rust:           ${rust:-did not build}"
 echo "Documentation:  $(counted "$results/doc")"
-echo "End to end:     $(sed -nE 's/^ℹ (tests|pass|fail|skipped) ([0-9]+)$/\2 \1/p' "$results/e2e" | paste -sd, | sed 's/,/, /g')"
+echo "End to end:     $(end_to_end "$results/e2e")"
 exit "$status"

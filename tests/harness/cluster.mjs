@@ -1,102 +1,26 @@
 // Starts the release binary as a user would, and ends it: with its own runtime directory and a port of the
 // kernel's choosing, read from the line that says it is ready.
-import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { endsWithUs, processEndsWithUs } from './leftovers.mjs';
+import { join } from 'node:path';
+import { endsWithUs } from './leftovers.mjs';
 import { childrenOf, flockHolder, holdersOf, isAlive } from './proc.mjs';
 import { startRedis } from './redis.mjs';
-import { Hopeless, until, within } from './wait.mjs';
+import { Run } from './run.mjs';
+import { until, within } from './wait.mjs';
 
-/** The root of the checkout. */
-export const CHECKOUT = resolve(fileURLToPath(import.meta.url), '../../..');
-
-/** The binary under test. */
-export const BINARY = process.env.CHAT_CLUSTER_BINARY ?? join(CHECKOUT, 'target/release/chat-cluster');
-
-/** This process's environment without anything that the binary reads, and with `extra`. */
-function cleanEnvironment(extra) {
-  const inherited = Object.entries(process.env).filter(
-    ([name]) => !name.startsWith('CHAT_CLUSTER_') && !['REDIS_URL', 'PORT', 'XDG_RUNTIME_DIR'].includes(name),
-  );
-  return { ...Object.fromEntries(inherited), ...extra };
-}
-
-/** One run of the binary: its output, its end. */
-export class Run {
-  constructor(args, { env = {}, binary = BINARY, ...options } = {}) {
-    if (!existsSync(binary)) throw new Error(`${binary} does not exist: make build`);
-    this.stdout = '';
-    this.stderr = '';
-    this.process = spawn(binary, args, {
-      ...options,
-      env: cleanEnvironment(env),
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    this.pid = this.process.pid;
-    this.tidied = processEndsWithUs(this.pid);
-    for (const name of ['stdout', 'stderr']) {
-      this.process[name].setEncoding('utf8').on('data', (text) => {
-        this[name] += text;
-        if (process.env.SHOW_LOGS) process.stderr.write(text);
-      });
-    }
-    /** `{code, signal}` once the process has ended and its output was read. */
-    this.ended = new Promise((done) => this.process.once('close', (code, signal) => done({ code, signal })));
-    // The workers share the output pipes, so `close` may come long after the master's own end.
-    this.exited = new Promise((done) => this.process.once('exit', (code, signal) => done({ code, signal })));
-  }
-
-  get output() {
-    return this.stdout + this.stderr;
-  }
-
-  /** Waits for something that can only come true while the process lives. */
-  async waitFor(ask, what, limitMs) {
-    const found = until(() => {
-      if (this.process.exitCode !== null) throw new Hopeless(`chat-cluster ended with ${this.process.exitCode}`);
-      return ask();
-    }, what, limitMs);
-    return await found.catch((error) => {
-      error.message += `\n${this.tail()}`;
-      throw error;
-    });
-  }
-
-  /** Waits for a match of the pattern in what was written so far or is written from now on. */
-  async line(pattern, limitMs) {
-    return await this.waitFor(() => pattern.exec(this.output), `the output matches ${pattern}`, limitMs);
-  }
-
-  /** The last lines it wrote, for a failure's message. */
-  tail() {
-    return this.output.split('\n').slice(-25).join('\n');
-  }
-
-  /** Ends it whatever it is doing, workers included. */
-  async kill() {
-    const workers = childrenOf(this.pid);
-    this.process.kill('SIGKILL');
-    for (const pid of workers) {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // ended with its master
-      }
-    }
-    await within(this.exited, 'a killed process ends');
-    this.tidied();
-  }
-}
+/** Where the clusters of the tests keep their state unless a test says so itself: `redis` or `embedded`. */
+export const STORE = process.env.TEST_STORE ?? 'embedded';
+if (!['redis', 'embedded'].includes(STORE)) throw new Error(`TEST_STORE=${STORE}: redis or embedded`);
 
 export class Cluster extends Run {
-  constructor(args, { redis, ownsRedis, runtimeDir, ...options }) {
+  /** `redis`: the server it uses, if any; `owned`: directories and servers that end with it. */
+  constructor(args, { redis, runtimeDir, dataDir, owned = [], ...options }) {
     super(args, options);
     this.redis = redis;
-    this.ownsRedis = ownsRedis;
     this.runtimeDir = runtimeDir;
+    this.dataDir = dataDir;
+    this.owned = owned;
   }
 
   async ready() {
@@ -108,6 +32,11 @@ export class Cluster extends Run {
     this.port = Number(port);
     this.url = `http://${host}:${port}`;
     return this;
+  }
+
+  /** What makes another cluster share this one's state: options of `startCluster`. */
+  get store() {
+    return { redis: this.redis, dataDir: this.dataDir };
   }
 
   /** Pids of the living worker processes. */
@@ -171,13 +100,13 @@ export class Cluster extends Run {
     } finally {
       await this.kill();
       for (const pid of workers.filter(isAlive)) process.kill(pid, 'SIGKILL');
-      if (this.ownsRedis) await this.redis.stop();
+      for (const end of this.owned) await end();
       rmSync(this.runtimeDir, { recursive: true, force: true });
     }
   }
 }
 
-/** A new, empty directory for a master's runtime files. */
+/** A new, empty directory for a master's runtime files, or its data. */
 export function temporaryDirectory() {
   const directory = mkdtempSync(join(tmpdir(), 'cc-run-'));
   endsWithUs(() => rmSync(directory, { recursive: true, force: true }));
@@ -185,27 +114,50 @@ export function temporaryDirectory() {
 }
 
 /**
- * Starts a cluster and waits until it is ready. `redis`: a server to share; without one it gets its own, which
- * ends with it. With a test context `t`, the cluster is stopped when that test ends.
+ * A store of the kind that this run of the tests is about, for clusters that share it: options of
+ * `startCluster`. Gone with the test.
  */
-export async function startCluster({ workers = 4, balance, args = [], redis, t, ...options } = {}) {
-  const ownsRedis = !redis;
-  redis ??= await startRedis();
-  const runtimeDir = temporaryDirectory();
+export async function emptyStore(t) {
+  if (STORE === 'embedded') return { dataDir: temporaryDirectory() };
+  const redis = await startRedis();
+  t.after(() => redis.stop());
+  return { redis };
+}
+
+/**
+ * Starts a cluster and waits until it is ready. `redis`: a server to share; `dataDir`: a directory to keep the
+ * embedded store in. With neither it gets a store of its own, of the kind that this run of the tests is about,
+ * which ends with it. `listen`: instead of a port of the kernel's choosing. With a test context `t`, the cluster
+ * is stopped when that test ends.
+ */
+export async function startCluster(
+  { workers = 4, listen = '127.0.0.1:0', balance, args = [], redis, dataDir, runtimeDir, t, ...options } = {},
+) {
+  const owned = [];
+  if (!redis && !dataDir && STORE === 'redis') {
+    redis = await startRedis();
+    owned.push(() => redis.stop());
+  }
+  if (!redis && !dataDir) {
+    dataDir = temporaryDirectory();
+    owned.push(() => rmSync(dataDir, { recursive: true, force: true }));
+  }
+  runtimeDir ??= temporaryDirectory();
   let cluster;
   try {
     cluster = new Cluster(
       [
-        ...['--workers', workers, '--listen', '127.0.0.1:0', '--redis', redis.url, '--runtime-dir', runtimeDir],
+        ...['--workers', workers, '--listen', listen, '--runtime-dir', runtimeDir],
+        ...(redis ? ['--redis', redis.url] : ['--data-dir', dataDir]),
         ...(balance ? ['--balance', balance] : []),
         ...args,
       ],
-      { redis, ownsRedis, runtimeDir, ...options },
+      { redis, runtimeDir, dataDir, owned, ...options },
     );
     await cluster.ready();
   } catch (error) {
     await cluster?.kill();
-    if (ownsRedis) await redis.stop();
+    for (const end of owned) await end();
     throw error;
   }
   t?.after(() => cluster.stop());

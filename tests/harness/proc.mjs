@@ -19,6 +19,11 @@ export function isAlive(pid) {
   }
 }
 
+/** Whether every thread of the process stands still after a SIGSTOP. */
+export function isStopped(pid) {
+  return readdirSync(`/proc/${pid}/task`).every((thread) => statFields(`${pid}/task/${thread}`)[0] === 'T');
+}
+
 /** The living child processes of a process. */
 export function childrenOf(pid) {
   return readdirSync('/proc')

@@ -5,11 +5,11 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { ChatUser } from '../harness/client.mjs';
-import { BINARY, Cluster, Run, startCluster, temporaryDirectory } from '../harness/cluster.mjs';
+import { Cluster, startCluster, temporaryDirectory } from '../harness/cluster.mjs';
 import { request } from '../harness/http.mjs';
 import { POLLING, readTag } from '../harness/polling_session.mjs';
 import { freePort, startRedis } from '../harness/redis.mjs';
-import { within } from '../harness/wait.mjs';
+import { BINARY, Run, assertOneLine, finished } from '../harness/run.mjs';
 
 const OPTIONS = [
   '--workers',
@@ -25,26 +25,6 @@ const OPTIONS = [
   '--log-format',
   '--log-level',
 ];
-
-/** Runs to the end and returns `{code, stdout, stderr}`. */
-async function finished(args, options) {
-  const run = new Run(args, options);
-  try {
-    const { code } = await within(run.ended, `chat-cluster ${args.join(' ')} ends`);
-    return { code, stdout: run.stdout, stderr: run.stderr };
-  } finally {
-    await run.kill();
-  }
-}
-
-/** The error must be one line that names its cause. */
-function assertOneLine({ code, stdout, stderr }, expectedCode, cause) {
-  assert.equal(code, expectedCode, stderr);
-  assert.equal(stdout, '');
-  const lines = stderr.trimEnd().split('\n');
-  assert.equal(lines.length, 1, stderr);
-  assert.match(lines[0], cause);
-}
 
 describe('the command line', () => {
   let redis;

@@ -4,7 +4,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { BINARY, CHECKOUT, Run, temporaryDirectory } from '../harness/cluster.mjs';
+import { temporaryDirectory } from '../harness/cluster.mjs';
+import { BINARY, CHECKOUT, Run } from '../harness/run.mjs';
 
 const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
 const unit = readFileSync(join(CHECKOUT, 'packaging/systemd/chat-cluster.service'), 'utf8');

@@ -4,16 +4,28 @@ import { readdirSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { ChatUser, TRANSPORTS } from '../harness/client.mjs';
-import { Cluster, startCluster, temporaryDirectory } from '../harness/cluster.mjs';
+import { emptyStore, startCluster } from '../harness/cluster.mjs';
 import { request } from '../harness/http.mjs';
 import { PollingSession } from '../harness/polling_session.mjs';
 import { isAlive } from '../harness/proc.mjs';
 import { RawConnection } from '../harness/raw_connection.mjs';
-import { freePort, startRedis } from '../harness/redis.mjs';
+import { freePort } from '../harness/redis.mjs';
 import { inParallel, until, within } from '../harness/wait.mjs';
 
 /** Reasons after which the official client connects again by itself. */
 const RETURNING = ['transport close', 'transport error'];
+
+/** Who comes next, to the same store, sees all of `users` as away. Nobody may be using the store. */
+async function assertAllAway(store, users) {
+  const next = await startCluster({ ...store, workers: 1 });
+  try {
+    const visitor = await ChatUser.logIn(next, { username: 'visitor' });
+    for (const user of users) assert.equal(visitor.entryOf(user)?.connected, false, `${user.username} is away`);
+    visitor.close();
+  } finally {
+    await next.stop();
+  }
+}
 
 for (const signal of ['SIGTERM', 'SIGINT']) {
   test(`${signal}: clients on every transport are let go, and all processes end`, async (t) => {
@@ -44,26 +56,17 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
     }
     hesitant.destroy();
     assert.deepEqual(
-      readdirSync(cluster.runtimeDir).filter((name) => name.endsWith('.http')),
+      readdirSync(cluster.runtimeDir).filter((name) => /\.(http|bus)$/.test(name)),
       [],
-      'no worker leaves its socket behind',
+      'no worker leaves its sockets behind',
     );
   });
 }
 
 test('clients find the next server on the same port, as the same users, and nobody is left as online', async (t) => {
-  const redis = await startRedis();
-  t.after(() => redis.stop());
+  const store = await emptyStore(t);
   const port = await freePort();
-  const start = async () => {
-    const runtimeDir = temporaryDirectory();
-    const cluster = new Cluster(
-      ['--workers', 2, '--listen', `127.0.0.1:${port}`, '--redis', redis.url, '--runtime-dir', runtimeDir],
-      { runtimeDir },
-    );
-    t.after(() => cluster.stop());
-    return await cluster.ready();
-  };
+  const start = () => startCluster({ ...store, workers: 2, listen: `127.0.0.1:${port}`, t });
   const first = await start();
   const users = [];
   for (const [name, transports] of Object.entries(TRANSPORTS)) users.push(await ChatUser.logIn(first, { username: name, transports }));
@@ -71,10 +74,7 @@ test('clients find the next server on the same port, as the same users, and nobo
   const gone = await ChatUser.logIn(first, { username: 'gone', reconnection: false });
   await first.stop();
 
-  const connection = redis.connect();
-  for (const user of [...users, gone]) {
-    assert.equal(await connection.hget(`session:${user.session.sessionID}`, 'connected'), 'false', `${user.username} is away`);
-  }
+  await assertAllAway(store, [...users, gone]);
   const second = await start();
   await until(() => users.every((user) => user.received('session').length === 2), 'everyone is back');
   for (const user of users) {
@@ -99,8 +99,7 @@ test('Ctrl-C, which every process of the group receives, is the same', async (t)
   assert.ok(!workers.some(isAlive));
   await until(() => users.every((user) => user.disconnects.length > 0), 'every client was told');
   for (const user of users) assert.ok(RETURNING.includes(user.disconnects[0]), user.disconnects[0]);
-  const connection = cluster.redis.connect();
-  for (const user of users) assert.equal(await connection.hget(`session:${user.session.sessionID}`, 'connected'), 'false');
+  await assertAllAway(cluster.store, users);
 });
 
 test('the port is free again at once, also with connections that ended just now', async (t) => {
@@ -125,9 +124,7 @@ test('300 clients are let go within the time, and all are marked as away', async
   assert.equal(code, 0, cluster.tail());
   await until(() => users.every((user) => user.disconnects.length > 0), 'every client was told');
   for (const user of users) assert.ok(RETURNING.includes(user.disconnects[0]), `${user.username}: ${user.disconnects[0]}`);
-  const connection = cluster.redis.connect();
-  const states = await Promise.all(users.map((user) => connection.hget(`session:${user.session.sessionID}`, 'connected')));
-  assert.equal(states.filter((state) => state !== 'false').length, 0, 'nobody is left as online');
+  await assertAllAway(cluster.store, users);
 });
 
 test('new connections are refused from the signal on, and a frozen worker does not keep the end from coming', async (t) => {

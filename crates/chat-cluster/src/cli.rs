@@ -5,15 +5,18 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chat_worker::data_dir;
+use chat_worker::store::sqlite::Durability;
 use clap::{Parser, Subcommand, ValueEnum};
 use common::runtime_dir::RuntimeDir;
 use sticky_master::{Balance, ListenAddress, WORKERS_MAX};
 
 use crate::telemetry::{LogFormat, LogLevel};
+use crate::worker::StoreChoice;
 
 /// Socket.IO chat on every core of a machine: a master accepts connections and
-/// hands each one to a worker process; the workers share the chat through
-/// Redis. Linux only.
+/// hands each one to a worker process; the workers share the chat through an
+/// embedded store, or through Redis. Linux only.
 #[derive(Debug, Parser)]
 #[command(
     name = "chat-cluster",
@@ -35,6 +38,26 @@ pub(crate) enum Command {
     /// One worker process; started by the master.
     #[command(hide = true)]
     Worker,
+    /// Copy sessions and messages from a data directory into a Redis.
+    ///
+    /// The cluster that uses the data directory has to be stopped first. Each session and message
+    /// keeps what is left of its time. Can be run again: nothing is added twice.
+    Migrate(MigrateOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrateOptions {
+    /// The data directory
+    #[arg(long, value_name = "DATA_DIR")]
+    pub(crate) from: PathBuf,
+
+    /// The Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB] or redis+unix:///PATH
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+
+    /// Add to a Redis that is not empty, too
+    #[arg(long)]
+    pub(crate) merge: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,7 +89,8 @@ pub(crate) struct Options {
     )]
     pub(crate) balance: BalanceMethod,
 
-    /// Where sessions and messages are kept [default: redis://127.0.0.1:6379]
+    /// Keep sessions and messages in this Redis, which several machines may
+    /// share [default: none; they are kept in --data-dir]
     #[arg(
         long,
         value_name = "URL",
@@ -74,6 +98,28 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     redis: Option<String>,
+
+    /// Without Redis: where sessions and messages are kept [default:
+    /// $STATE_DIRECTORY as systemd sets it, $XDG_STATE_HOME/chat-cluster, or
+    /// ~/.local/state/chat-cluster]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CHAT_CLUSTER_DATA_DIR",
+        hide_env_values = true
+    )]
+    data_dir: Option<PathBuf>,
+
+    /// Without Redis: what a power cut may take of the acknowledged messages
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "CHAT_CLUSTER_DURABILITY",
+        hide_env_values = true,
+        default_value = "normal",
+        value_enum
+    )]
+    durability: DurabilityLevel,
 
     /// Where the master and its workers meet [default: $XDG_RUNTIME_DIR/chat-cluster,
     /// or /run/chat-cluster for root]
@@ -168,6 +214,24 @@ impl From<BalanceMethod> for Balance {
     }
 }
 
+/// What survives a power cut, with what it means, for the help.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DurabilityLevel {
+    /// About the last second of them; the crash of any process takes nothing
+    Normal,
+    /// None: each is on the disk before it is acknowledged
+    Full,
+}
+
+impl From<DurabilityLevel> for Durability {
+    fn from(level: DurabilityLevel) -> Durability {
+        match level {
+            DurabilityLevel::Normal => Durability::Normal,
+            DurabilityLevel::Full => Durability::Full,
+        }
+    }
+}
+
 /// A positive time of at least a second, which is what Redis counts in here.
 fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -205,16 +269,29 @@ impl Options {
         Ok(vec![ListenAddress::Tcp(([0, 0, 0, 0], number).into())])
     }
 
-    /// The flag or its variable, else `REDIS_URL`, else the default.
-    pub(crate) fn redis(&self) -> Result<String, String> {
-        if let Some(url) = &self.redis {
-            return Ok(url.clone());
+    /// Redis, when the flag, its variable or `REDIS_URL` names one; else the
+    /// embedded store.
+    pub(crate) fn store(&self) -> Result<StoreChoice, String> {
+        let redis = match (
+            &self.redis,
+            variable("REDIS_URL").map(OsString::into_string),
+        ) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(Ok(url))) => Some(url),
+            (None, Some(Err(_))) => return Err("REDIS_URL is not valid UTF-8".to_owned()),
+            (None, None) => None,
+        };
+        if let Some(url) = redis {
+            return Ok(StoreChoice::Redis(url));
         }
-        match variable("REDIS_URL").map(OsString::into_string) {
-            Some(Ok(url)) => Ok(url),
-            Some(Err(_)) => Err("REDIS_URL is not valid UTF-8".to_owned()),
-            None => Ok("redis://127.0.0.1:6379".to_owned()),
-        }
+        let data_dir = match &self.data_dir {
+            Some(given) => given.clone(),
+            None => data_dir::default_path().map_err(|error| error.to_string())?,
+        };
+        Ok(StoreChoice::Embedded {
+            data_dir,
+            durability: self.durability.into(),
+        })
     }
 
     /// The flag or its variable, else the user's one place for it.

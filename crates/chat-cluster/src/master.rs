@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context;
+use chat_worker::Backend;
 use sticky_master::{ListenAddress, Master, MasterConfig, MasterHandle};
 use tokio::sync::oneshot;
 
@@ -31,7 +32,7 @@ impl Settings {
             workers: options.workers(),
             balance: options.balance.into(),
             runtime_dir: options.runtime_dir(),
-            worker: WorkerSettings::new(options, options.redis()?),
+            worker: WorkerSettings::new(options, options.store()?),
         })
     }
 }
@@ -40,7 +41,9 @@ impl Settings {
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     telemetry::start(settings.worker.log_format, settings.worker.log_level);
     // Workers would only find the same mistakes, N times.
-    let store = settings.worker.chat()?.redis.to_string();
+    let chat = settings
+        .worker
+        .chat(&settings.runtime_dir, "master".to_owned())?;
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let environment = settings.worker.to_environment()?;
     let command = move || {
@@ -58,20 +61,22 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     // All tasks of this process run on this thread, inside this span.
     let span = tracing::info_span!("master");
     let _inside = span.enter();
-    block_on(serve(config, store))
+    block_on(serve(config, chat.backend))
 }
 
-async fn serve(config: MasterConfig, store: String) -> anyhow::Result<()> {
+async fn serve(config: MasterConfig, store: Backend) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("cannot handle signals")?;
     let workers = config.workers;
     let master = Master::bind(config)?;
+    // After the runtime directory is known to be ours, before the first worker.
+    let _data_dir = store.prepare()?;
     let addresses: Vec<_> = master.addresses().map(ToString::to_string).collect();
     let handle = master.handle();
     tokio::spawn(announce(
         handle.clone(),
         addresses.join(", "),
         workers,
-        store,
+        store.to_string(),
     ));
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {

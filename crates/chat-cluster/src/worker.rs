@@ -1,10 +1,12 @@
 //! A worker process: the chat behind the master's sockets.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use chat_worker::{Chat, ChatConfig, parse_redis_url};
+use chat_worker::store::sqlite::Durability;
+use chat_worker::{Backend, Chat, ChatConfig, Embedded, parse_redis_url};
 use serde::{Deserialize, Serialize};
 use sticky_worker::{Worker, WorkerConfig};
 
@@ -21,10 +23,41 @@ pub(crate) const SETTINGS: &str = "CHAT_CLUSTER_WORKER_SETTINGS";
 /// within that time.
 const FINISH_TIME: Duration = Duration::from_secs(2);
 
+/// Where the chat is kept.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum StoreChoice {
+    /// The URL, not checked yet.
+    Redis(String),
+    /// SQLite on this machine.
+    Embedded {
+        data_dir: PathBuf,
+        durability: Durability,
+    },
+}
+
+impl StoreChoice {
+    /// As the chat wants it. `name` is this process's among those of the
+    /// runtime directory. The error is one line.
+    fn backend(&self, runtime_dir: &Path, name: String) -> anyhow::Result<Backend> {
+        Ok(match self {
+            StoreChoice::Redis(url) => Backend::Redis(parse_redis_url(url)?),
+            StoreChoice::Embedded {
+                data_dir,
+                durability,
+            } => Backend::Embedded(Embedded {
+                data_dir: data_dir.clone(),
+                durability: *durability,
+                runtime_dir: runtime_dir.to_owned(),
+                name,
+            }),
+        })
+    }
+}
+
 /// What a worker needs to know of the command line.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct WorkerSettings {
-    pub(crate) redis: String,
+    store: StoreChoice,
     cors_origins: Vec<String>,
     ping_interval: Duration,
     ping_timeout: Duration,
@@ -37,9 +70,9 @@ pub(crate) struct WorkerSettings {
 
 impl WorkerSettings {
     /// The options that concern workers.
-    pub(crate) fn new(options: &Options, redis: String) -> WorkerSettings {
+    pub(crate) fn new(options: &Options, store: StoreChoice) -> WorkerSettings {
         WorkerSettings {
-            redis,
+            store,
             cors_origins: options.cors_origin.clone(),
             ping_interval: Duration::from_millis(options.ping_interval_ms.into()),
             ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
@@ -56,9 +89,9 @@ impl WorkerSettings {
         serde_json::to_string(self).context("cannot write the workers' settings")
     }
 
-    /// As the chat wants them. The error is one line.
-    pub(crate) fn chat(&self) -> anyhow::Result<ChatConfig> {
-        let mut config = ChatConfig::new(parse_redis_url(&self.redis)?);
+    /// As the chat of the process `name` wants them. The error is one line.
+    pub(crate) fn chat(&self, runtime_dir: &Path, name: String) -> anyhow::Result<ChatConfig> {
+        let mut config = ChatConfig::new(self.store.backend(runtime_dir, name)?);
         config.cors_origins.clone_from(&self.cors_origins);
         config.ping_interval = self.ping_interval;
         config.ping_timeout = self.ping_timeout;
@@ -90,12 +123,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("cannot handle signals")?;
-    let chat = Arc::new(Chat::start(settings.chat()?)?);
+    let name = format!("worker-{}", config.worker);
+    let chat = settings.chat(&config.runtime_dir, name)?;
+    // First, because with it goes the right to the worker's name.
     let worker = tokio::select! {
         registered = Worker::register(config) => registered?,
         // Nobody is served yet.
         _ = signals.next() => return Ok(()),
     };
+    let chat = Arc::new(Chat::start(chat)?);
     let handle = worker.handle();
     let up = chat.clone();
     tokio::spawn(async move {

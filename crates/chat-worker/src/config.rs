@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::origin::{AllowedOrigins, OriginError};
-use crate::redis_url::RedisUrl;
 
 /// The settings of the chat, with their defaults in [`ChatConfig::new`].
 #[derive(Debug, Clone)]
 pub struct ChatConfig {
-    /// The Redis that keeps the state and carries events between workers.
-    pub redis: RedisUrl,
+    /// What keeps the state and carries events between workers.
+    pub backend: Backend,
     /// How long a session lives without a socket. Default 24 h.
     pub session_ttl: Duration,
     /// How long a user's messages live after the last one. Default 24 h.
@@ -26,18 +26,19 @@ pub struct ChatConfig {
     pub cors_origins: Vec<String>,
     /// How long one operation of the store may take. Default 2 s.
     pub store_timeout: Duration,
-    /// After how much silence a worker counts as dead, and its users as gone. Default 15 s.
+    /// With Redis: after how much silence a worker counts as dead, and its users as gone. Default
+    /// 15 s. (Processes of one machine know of each other's death at once.)
     pub presence_lease: Duration,
     /// How often a worker says that it lives, and looks for dead ones. Default 5 s.
     pub presence_interval: Duration,
 }
 
 impl ChatConfig {
-    /// The defaults, on this Redis.
-    pub fn new(redis: RedisUrl) -> Self {
+    /// The defaults, on this backend.
+    pub fn new(backend: Backend) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
-            redis,
+            backend,
             session_ttl: DAY,
             message_ttl: DAY,
             message_max: 64 * 1024,

@@ -10,25 +10,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use redis_adapter::{AdapterOptions, AdapterState, RedisBus, RedisBusOptions};
+use redis_adapter::{AdapterOptions, AdapterState};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::backend::Parts;
 use crate::chat::identity::NoRandomness;
+use crate::data_dir::{DataDirError, DataDirLock};
 use crate::origin::AllowedOrigins;
 use crate::sockets::Sockets;
 use crate::store::Health;
-use crate::store::redis::{RedisStore, RedisStoreConfig};
+use crate::store::sqlite::{DatabaseError, SqliteStartError};
 
+mod backend;
 pub mod chat;
 mod client_bundle;
 mod config;
+pub mod data_dir;
 mod http;
+pub mod migrate;
 mod origin;
 mod redis_url;
 mod sockets;
 pub mod store;
 
+pub use backend::{Backend, Embedded};
 pub use config::ChatConfig;
 pub use origin::OriginError;
 pub use redis_url::{RedisUrl, UrlError, parse_redis_url};
@@ -42,6 +48,18 @@ pub enum StartError {
     /// The address of Redis cannot be used.
     #[error("cannot use the address of Redis: {0}")]
     Redis(#[source] redis::RedisError),
+    /// The data directory cannot be used, or another cluster uses it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The embedded store cannot start.
+    #[error(transparent)]
+    Store(#[from] SqliteStartError),
+    /// This worker cannot meet the others.
+    #[error("cannot open the bus in the runtime directory: {0}")]
+    Bus(#[source] std::io::Error),
     /// The system has no randomness to give.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -61,6 +79,7 @@ pub struct Chat {
     sockets: Arc<Sockets>,
     router: Router,
     background: Vec<AbortHandle>,
+    _data_dir: Option<DataDirLock>,
 }
 
 impl Chat {
@@ -74,25 +93,17 @@ impl Chat {
     /// Outside of a tokio runtime.
     pub fn start(config: ChatConfig) -> Result<Self, StartError> {
         let origins = AllowedOrigins::parse(&config.cors_origins)?;
-        let info = config.redis.connection_info();
-        let client = redis::Client::open(info.clone()).map_err(StartError::Redis)?;
-        let store = RedisStore::start(
-            info,
-            config.redis.to_string(),
-            RedisStoreConfig {
-                session_ttl: config.session_ttl,
-                message_ttl: config.message_ttl,
-                operation_timeout: config.store_timeout,
-                lease: config.presence_lease,
-                tend_interval: config.presence_interval,
-            },
-        )?;
-        let (bus, events) = RedisBus::start(client, RedisBusOptions::default());
+        let Parts {
+            store,
+            bus,
+            events,
+            data_dir,
+        } = backend::start(&config)?;
         let options = AdapterOptions {
             max_flush: sockets::MAX_FLUSH,
             ..AdapterOptions::default()
         };
-        let adapter = AdapterState::new(Arc::new(bus), events, options);
+        let adapter = AdapterState::new(bus, events, options);
         let vitals = http::Vitals {
             store: store.clone(),
             bus: adapter.bus().clone(),
@@ -107,6 +118,7 @@ impl Chat {
             sockets,
             router: http::routes(socket_io, vitals, origins),
             background,
+            _data_dir: data_dir,
         })
     }
 
@@ -142,8 +154,9 @@ impl Chat {
         // Bounded by the store. Without it, others repair what is left after the lease.
         let left = self.sockets.store.leave().await;
         if let Err(error) = &left {
-            tracing::debug!(%error, "the presence lease is left to run out");
+            tracing::debug!(%error, "what is left is for others to repair");
         }
+        self.sockets.adapter.bus().close().await;
         done && left.is_ok()
     }
 

@@ -9,16 +9,23 @@ use std::time::{Duration, Instant};
 
 use chat_worker::chat::message::Message;
 use chat_worker::store::redis::{RedisStore, RedisStoreConfig};
-use chat_worker::store::{Health, Position, PresenceChange, Store, StoreError};
+use chat_worker::store::{Announce, Health, Position, PresenceChange, Store, StoreError};
 use redis::Commands;
 use redis_adapter::Publication;
 
-use conformance::{Cluster, PATIENCE, message, session, unannounced};
+use conformance::{
+    Cluster, Lives, PATIENCE, connected, message, session, tend_until_something, unannounced,
+};
 use redis_server::RedisServer;
 
 impl Cluster for RedisServer {
-    fn process(&self) -> Arc<dyn Store> {
-        store(self, quick())
+    fn process_with(&self, lives: Lives) -> Arc<dyn Store> {
+        let config = RedisStoreConfig {
+            session_ttl: lives.session,
+            message_ttl: lives.message,
+            ..quick()
+        };
+        store(self, config)
     }
 }
 
@@ -50,6 +57,31 @@ async fn redis_conforms() {
 }
 
 #[tokio::test]
+async fn a_process_that_was_taken_for_dead_puts_its_users_back() {
+    let cluster = RedisServer::start();
+    let (frozen, other) = (cluster.process(), cluster.process());
+    let user = session("frozen");
+    frozen.connect(&user, "s1").await.unwrap();
+    other.tend().await.unwrap();
+    let gone = PresenceChange::Gone {
+        user: user.user.clone(),
+    };
+    assert_eq!(tend_until_something(&other).await, [gone]);
+    assert_eq!(connected(&other, "frozen").await, Some(false));
+    let back = PresenceChange::Back {
+        user: user.user.clone(),
+        name: user.name.clone(),
+    };
+    assert_eq!(frozen.tend().await.unwrap(), [back]);
+    assert_eq!(connected(&other, "frozen").await, Some(true));
+    for _ in 0..3 {
+        assert_eq!(other.tend().await.unwrap(), []);
+        assert_eq!(frozen.tend().await.unwrap(), []);
+    }
+    assert!(frozen.disconnect(&user, "s1").await.unwrap());
+}
+
+#[tokio::test]
 async fn the_keys_are_those_of_the_original_example() {
     let server = RedisServer::start();
     let config = RedisStoreConfig {
@@ -61,7 +93,7 @@ async fn the_keys_are_those_of_the_original_example() {
     let ada = session("ada");
     store.connect(&ada, "s1").await.unwrap();
     let at = store
-        .append(&message("m1", "ada", "bob"), &unannounced)
+        .append(message("m1", "ada", "bob"), unannounced())
         .await
         .unwrap()
         .at;
@@ -151,7 +183,7 @@ async fn what_others_wrote_is_read_or_skipped() {
         .rpush("messages:x", &[old, "no json", r#"{"a":1}"#])
         .unwrap();
     store
-        .append(&message("m1", "x", "0a1b"), &unannounced)
+        .append(message("m1", "x", "0a1b"), unannounced())
         .await
         .unwrap();
     let read = store
@@ -221,7 +253,7 @@ async fn a_replay_after_the_list_expired_begins_anew() {
     let store = store(&server, quick());
     for id in ["e1", "e2"] {
         store
-            .append(&message(id, "ex", "other"), &unannounced)
+            .append(message(id, "ex", "other"), unannounced())
             .await
             .unwrap();
     }
@@ -229,7 +261,7 @@ async fn a_replay_after_the_list_expired_begins_anew() {
     let _: () = server.inspect().del("messages:ex").unwrap();
     for id in ["e3", "e4", "e5"] {
         store
-            .append(&message(id, "ex", "other"), &unannounced)
+            .append(message(id, "ex", "other"), unannounced())
             .await
             .unwrap();
     }
@@ -264,7 +296,7 @@ async fn ids_are_forgotten_after_the_window_only() {
     let store = store(&server, quick());
     let mut redis = server.inspect();
     let at = store
-        .append(&message("new", "a", "b"), &unannounced)
+        .append(message("new", "a", "b"), unannounced())
         .await
         .unwrap()
         .at;
@@ -274,7 +306,7 @@ async fn ids_are_forgotten_after_the_window_only() {
         .unwrap();
     let _: () = redis.zadd(key, "a young", at - 9 * 60 * 1000).unwrap();
     store
-        .append(&message("next", "a", "b"), &unannounced)
+        .append(message("next", "a", "b"), unannounced())
         .await
         .unwrap();
     let kept: Vec<String> = redis.zrange(key, 0, -1).unwrap();
@@ -292,12 +324,14 @@ async fn a_message_is_announced_with_the_recipients_copy_and_once() {
     let mut heard = listener.as_pubsub();
     heard.subscribe(&["to", "from"]).unwrap();
     heard.set_read_timeout(Some(PATIENCE)).unwrap();
-    let announce = |at: u64| {
-        let publication = |channel: &str| Publication {
-            channel: channel.into(),
-            payload: format!("\0{at}\u{ff}").into(),
-        };
-        vec![publication("to"), publication("from")]
+    let announce = || -> Announce {
+        Box::new(|at| {
+            let publication = |channel: &str| Publication {
+                channel: channel.into(),
+                payload: format!("\0{at}\u{ff}").into(),
+            };
+            vec![publication("to"), publication("from")]
+        })
     };
     let mut next = || {
         let message = heard.get_message().unwrap();
@@ -306,16 +340,16 @@ async fn a_message_is_announced_with_the_recipients_copy_and_once() {
     };
     for (id, to) in [("m1", "b"), ("m2", "a")] {
         let new = message(id, "a", to);
-        let at = store.append(&new, &announce).await.unwrap().at;
+        let at = store.append(new.clone(), announce()).await.unwrap().at;
         let text = format!("\0{at}\u{ff}");
         assert_eq!(next(), ("to".into(), text.clone()));
         assert_eq!(next(), ("from".into(), text));
-        assert!(!store.append(&new, &announce).await.unwrap().fresh);
+        assert!(!store.append(new, announce()).await.unwrap().fresh);
     }
     // The recipient's copy was not stored, so nobody was told: sending it again does both.
     let _: () = redis.del("cc:{messages:b}:ids").unwrap();
     store
-        .append(&message("m1", "a", "b"), &announce)
+        .append(message("m1", "a", "b"), announce())
         .await
         .unwrap();
     assert_eq!(next().0, "to");
@@ -330,12 +364,12 @@ async fn half_of_a_message_is_completed_by_sending_it_again() {
     let store = store(&server, quick());
     let mut redis = server.inspect();
     let first = store
-        .append(&message("h", "a", "b"), &unannounced)
+        .append(message("h", "a", "b"), unannounced())
         .await
         .unwrap();
     let _: () = redis.del(&["messages:b", "cc:{messages:b}:ids"]).unwrap();
     let again = store
-        .append(&message("h", "a", "b"), &unannounced)
+        .append(message("h", "a", "b"), unannounced())
         .await
         .unwrap();
     assert!(again.fresh, "the recipient never got it");
@@ -375,7 +409,7 @@ async fn a_redis_that_comes_later_or_again_is_found() {
     wait_for_health(&store, true).await;
     // Nothing was kept on disk: the scripts, the lease and the sockets have to be put back.
     store
-        .append(&message("m", "u", "v"), &unannounced)
+        .append(message("m", "u", "v"), unannounced())
         .await
         .unwrap();
     store.tend().await.unwrap();
@@ -393,19 +427,19 @@ async fn a_frozen_redis_costs_bounded_time_and_nothing_else() {
     };
     let store = store(&server, config);
     store
-        .append(&message("m1", "a", "b"), &unannounced)
+        .append(message("m1", "a", "b"), unannounced())
         .await
         .unwrap();
     signal(&server, "STOP");
     let asked = Instant::now();
-    let lost = store.append(&message("m2", "a", "b"), &unannounced).await;
+    let lost = store.append(message("m2", "a", "b"), unannounced()).await;
     assert!(lost.is_err());
     assert!(asked.elapsed() < Duration::from_secs(5));
     wait_for_health(&store, false).await;
     signal(&server, "CONT");
     wait_for_health(&store, true).await;
     store
-        .append(&message("m2", "a", "b"), &unannounced)
+        .append(message("m2", "a", "b"), unannounced())
         .await
         .unwrap();
     let read = store

@@ -32,9 +32,13 @@ pub(crate) async fn keep_caught_up(sockets: Arc<Sockets>) {
 /// One user after the other, so that neither the store nor this worker is overrun.
 async fn catch_up(sockets: &Sockets, since: Instant) {
     let online = sockets.online();
+    // Without it, each user is read from their log-in on.
+    let age = since.elapsed() + WRITE_TIME;
+    let old = sockets.store.position(age).await.unwrap_or_default();
     let mut delivered = 0;
     for (user, position) in online {
-        match replay(sockets, &user, position, since).await {
+        let from = old.map_or(position, |old| position.later(old));
+        match replay(sockets, &user, from, since).await {
             Ok(count) => delivered += count,
             Err(error) => tracing::warn!(user, %error, "a user could not be caught up"),
         }

@@ -37,9 +37,10 @@ async fn send(
         to: draft.to,
     };
     let own_room = event.socket.id.to_string();
-    let announce = |at| sockets.announcements(&new.clone().stored(at), &own_room);
-    let stored = event.ask(sockets.store.append(&new, &announce)).await?;
+    let (announcer, announced) = (sockets.clone(), new.clone());
+    let announce = Box::new(move |at| announcer.announcements(&announced.stored(at), &own_room));
+    let stored = event.ask(sockets.store.append(new, announce)).await?;
     // What is caught up after a gap is for all of the user's sockets; this one knows it.
-    lane.heard.note(&new.from, &id);
+    lane.heard.note(&lane.session.user, &id);
     Ok((id, stored.at))
 }

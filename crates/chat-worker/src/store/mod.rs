@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use redis_adapter::Publication;
 use tokio::sync::watch;
@@ -17,13 +18,15 @@ use crate::chat::message::{Message, NewMessage};
 use crate::chat::roster::User;
 
 pub mod redis;
+pub mod sqlite;
 
 /// The future of a store operation; boxed, so that the store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Makes what is published of a stored message, given when it was stored, in milliseconds since
-/// the epoch.
-pub type Announce<'a> = dyn Fn(u64) -> Vec<Publication> + Send + Sync + 'a;
+/// the epoch. Owned, because a store may call it on a thread of its own, after its caller has given
+/// up waiting.
+pub type Announce = Box<dyn FnOnce(u64) -> Vec<Publication> + Send>;
 
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,17 @@ pub struct Position {
     pub(crate) index: u64,
     /// A fingerprint of the entry just before it: the list may have expired and begun anew.
     pub(crate) mark: u64,
+}
+
+impl Position {
+    /// The later of two places, for a store that has one order over all users.
+    pub(crate) fn later(self, other: Position) -> Position {
+        if other.index > self.index {
+            other
+        } else {
+            self
+        }
+    }
 }
 
 /// What [`Store::replay`] read.
@@ -120,14 +134,16 @@ pub trait Store: Send + Sync + 'static {
     /// What `announce` makes of the time at which it was stored is published together with the
     /// recipient's copy: whatever dies in between, a message that is stored was announced, and
     /// once.
-    fn append<'a>(
-        &'a self,
-        message: &'a NewMessage,
-        announce: &'a Announce<'a>,
-    ) -> StoreFuture<'a, Stored>;
+    fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored>;
 
     /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay>;
+
+    /// A position, for every user, before all that was stored within the last `age`; none when the
+    /// store has no order over all users. It spares [`Store::replay`] what is known to be older.
+    fn position(&self, _age: Duration) -> StoreFuture<'_, Option<Position>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// A page of `user`'s conversation with somebody, newest last.
     fn page<'a>(&'a self, user: &'a str, request: &'a PageRequest)
@@ -147,7 +163,7 @@ pub trait Store: Send + Sync + 'static {
     fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>>;
 
     /// How often [`Store::tend`] wants to be called.
-    fn tend_interval(&self) -> std::time::Duration;
+    fn tend_interval(&self) -> Duration;
 
     /// This process is about to end: what it still has connected may be repaired at once.
     fn leave(&self) -> StoreFuture<'_, ()>;

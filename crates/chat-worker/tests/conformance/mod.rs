@@ -5,13 +5,32 @@ use std::time::{Duration, Instant};
 
 use chat_worker::chat::history::PageRequest;
 use chat_worker::chat::message::{Message, NewMessage};
-use chat_worker::store::{Position, PresenceChange, Session, Store};
-use redis_adapter::Publication;
+use chat_worker::store::{Announce, Position, PresenceChange, Session, Store};
 
 /// Makes stores over one and the same place: each stands for a process of the cluster. Dropping
 /// one stands for `kill -9`. Leases must end within seconds, sessions live longer than leases.
 pub(crate) trait Cluster {
-    fn process(&self) -> Arc<dyn Store>;
+    fn process(&self) -> Arc<dyn Store> {
+        self.process_with(Lives::default())
+    }
+
+    fn process_with(&self, lives: Lives) -> Arc<dyn Store>;
+}
+
+/// How long things are kept.
+pub(crate) struct Lives {
+    pub(crate) session: Duration,
+    pub(crate) message: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Lives {
+            session: DAY,
+            message: DAY,
+        }
+    }
 }
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,8 +53,8 @@ pub(crate) fn message(id: &str, from: &str, to: &str) -> NewMessage {
 }
 
 /// For tests in which nobody listens.
-pub(crate) fn unannounced(_at: u64) -> Vec<Publication> {
-    Vec::new()
+pub(crate) fn unannounced() -> Announce {
+    Box::new(|_at| Vec::new())
 }
 
 fn ids(messages: &[Message]) -> Vec<&str> {
@@ -50,13 +69,13 @@ async fn all(store: &Arc<dyn Store>, user: &str) -> Vec<Message> {
         .messages
 }
 
-async fn connected(store: &Arc<dyn Store>, user: &str) -> Option<bool> {
+pub(crate) async fn connected(store: &Arc<dyn Store>, user: &str) -> Option<bool> {
     let users = store.users().await.unwrap();
     users.iter().find(|u| u.id == user).map(|u| u.connected)
 }
 
 /// Tends until it reports something, and returns that.
-async fn tend_until_something(store: &Arc<dyn Store>) -> Vec<PresenceChange> {
+pub(crate) async fn tend_until_something(store: &Arc<dyn Store>) -> Vec<PresenceChange> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let changes = store.tend().await.unwrap();
@@ -75,7 +94,13 @@ pub(crate) async fn run(cluster: &dyn Cluster) {
     ids_are_unique_per_sender_only(cluster).await;
     a_message_to_oneself_is_stored_once(cluster).await;
     any_text_comes_back_as_it_was(cluster).await;
+    one_id_from_two_processes_at_once_is_stored_once(cluster).await;
+    the_largest_content_comes_back(cluster).await;
     pages_walk_back_through_one_conversation(cluster).await;
+    messages_expire_together_after_the_last_and_begin_anew(cluster).await;
+    a_session_expires_unless_a_socket_of_it_lives(cluster).await;
+    a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster).await;
+    ten_thousand_users_are_listed_by_name(cluster).await;
     a_replay_goes_on_where_the_last_one_ended(cluster).await;
     many_writers_lose_nothing_and_keep_each_ones_order(cluster).await;
     a_user_is_gone_with_the_last_socket_in_the_cluster(cluster).await;
@@ -83,7 +108,6 @@ pub(crate) async fn run(cluster: &dyn Cluster) {
     of_many_who_leave_at_once_one_is_the_last(cluster).await;
     a_dead_process_is_repaired_once(cluster).await;
     who_came_back_is_not_repaired_away(cluster).await;
-    a_process_that_was_taken_for_dead_puts_its_users_back(cluster).await;
     a_process_that_left_is_repaired_without_waiting(cluster).await;
 }
 
@@ -105,7 +129,7 @@ async fn both_sides_have_the_messages_in_order(cluster: &dyn Cluster) {
     let mut times = Vec::new();
     for id in ["o1", "o2", "o3"] {
         let stored = store
-            .append(&message(id, "or1", "or2"), &unannounced)
+            .append(message(id, "or1", "or2"), unannounced())
             .await
             .unwrap();
         assert!(stored.fresh);
@@ -121,13 +145,13 @@ async fn both_sides_have_the_messages_in_order(cluster: &dyn Cluster) {
 async fn the_same_id_again_stores_nothing_and_has_the_first_time(cluster: &dyn Cluster) {
     let (a, b) = (cluster.process(), cluster.process());
     let first = a
-        .append(&message("d1", "du1", "du2"), &unannounced)
+        .append(message("d1", "du1", "du2"), unannounced())
         .await
         .unwrap();
     // Long enough for a clock in milliseconds to have moved.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let again = b
-        .append(&message("d1", "du1", "du2"), &unannounced)
+        .append(message("d1", "du1", "du2"), unannounced())
         .await
         .unwrap();
     assert!(first.fresh && !again.fresh);
@@ -137,7 +161,7 @@ async fn the_same_id_again_stores_nothing_and_has_the_first_time(cluster: &dyn C
     // Another recipient under the same id, too, and oneself.
     for to in ["du3", "du1"] {
         let other = b
-            .append(&message("d1", "du1", to), &unannounced)
+            .append(message("d1", "du1", to), unannounced())
             .await
             .unwrap();
         assert!(!other.fresh);
@@ -151,14 +175,14 @@ async fn ids_are_unique_per_sender_only(cluster: &dyn Cluster) {
     let store = cluster.process();
     assert!(
         store
-            .append(&message("x", "un1", "un2"), &unannounced)
+            .append(message("x", "un1", "un2"), unannounced())
             .await
             .unwrap()
             .fresh
     );
     assert!(
         store
-            .append(&message("x", "un2", "un1"), &unannounced)
+            .append(message("x", "un2", "un1"), unannounced())
             .await
             .unwrap()
             .fresh
@@ -170,7 +194,7 @@ async fn a_message_to_oneself_is_stored_once(cluster: &dyn Cluster) {
     let store = cluster.process();
     assert!(
         store
-            .append(&message("m", "self", "self"), &unannounced)
+            .append(message("m", "self", "self"), unannounced())
             .await
             .unwrap()
             .fresh
@@ -190,11 +214,168 @@ async fn any_text_comes_back_as_it_was(cluster: &dyn Cluster) {
     for (n, text) in texts.iter().enumerate() {
         let mut new = message(&format!("t{n}"), "txt", "txt2");
         new.content = (*text).into();
-        store.append(&new, &unannounced).await.unwrap();
+        store.append(new, unannounced()).await.unwrap();
     }
     let read = all(&store, "txt2").await;
     let read: Vec<_> = read.iter().map(|m| m.content.as_str().unwrap()).collect();
     assert_eq!(read, texts);
+}
+
+async fn one_id_from_two_processes_at_once_is_stored_once(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    for n in 0..50 {
+        let new = message(&format!("same{n}"), "race1", "race2");
+        let (first, second) = tokio::join!(
+            a.append(new.clone(), unannounced()),
+            b.append(new, unannounced())
+        );
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!(first.at, second.at);
+        // Redis may find a message half stored by the other, and complete it.
+        assert!(first.fresh || second.fresh);
+    }
+    for user in ["race1", "race2"] {
+        assert_eq!(all(&a, user).await.len(), 50);
+    }
+}
+
+async fn the_largest_content_comes_back(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    let mut new = message("big", "big1", "big2");
+    new.content = "Ж🦀 ".repeat(1_000_000 / 7);
+    store.append(new.clone(), unannounced()).await.unwrap();
+    let read = all(&store, "big2").await;
+    assert!(read[0].content == new.content);
+}
+
+async fn messages_expire_together_after_the_last_and_begin_anew(cluster: &dyn Cluster) {
+    let life = Duration::from_millis(1500);
+    let store = cluster.process_with(Lives {
+        message: life,
+        ..Lives::default()
+    });
+    let send = async |id: &str| {
+        let new = message(id, "exp1", "exp2");
+        store.append(new, unannounced()).await.unwrap();
+    };
+    let page = async || {
+        let request = PageRequest {
+            with: "exp1".into(),
+            before: None,
+            limit: 10,
+        };
+        store.page("exp2", &request).await.unwrap()
+    };
+    send("e1").await;
+    // Each gives those before it another life: after two thirds of one, and after four.
+    tokio::time::sleep(life * 2 / 3).await;
+    send("e2").await;
+    tokio::time::sleep(life * 2 / 3).await;
+    assert_eq!(ids(&all(&store, "exp2").await), ["e1", "e2"]);
+    assert_eq!(ids(&page().await), ["e1", "e2"]);
+    let deadline = Instant::now() + PATIENCE;
+    while !all(&store, "exp2").await.is_empty() {
+        assert!(Instant::now() < deadline, "they do not expire");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(page().await.is_empty());
+    send("e3").await;
+    assert_eq!(ids(&all(&store, "exp2").await), ["e3"]);
+    assert_eq!(ids(&page().await), ["e3"]);
+    // Also when a store has had the time to put things in order.
+    tokio::time::sleep(life * 2 / 3).await;
+    assert_eq!(ids(&all(&store, "exp2").await), ["e3"]);
+    assert_eq!(ids(&page().await), ["e3"]);
+}
+
+async fn a_session_expires_unless_a_socket_of_it_lives(cluster: &dyn Cluster) {
+    let life = Duration::from_secs(2);
+    let store = cluster.process_with(Lives {
+        session: life,
+        ..Lives::default()
+    });
+    let (stays, goes) = (session("ses1"), session("ses2"));
+    store.connect(&stays, "s1").await.unwrap();
+    store.connect(&goes, "s2").await.unwrap();
+    store.disconnect(&goes, "s2").await.unwrap();
+    assert!(store.find_session(&goes.id).await.unwrap().is_some());
+    let deadline = Instant::now() + PATIENCE;
+    while store.find_session(&goes.id).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "it does not expire");
+        store.tend().await.unwrap();
+        tokio::time::sleep(store.tend_interval()).await;
+    }
+    assert_eq!(connected(&store, "ses2").await, None);
+    assert_eq!(connected(&store, "ses1").await, Some(true));
+    assert_eq!(
+        store.find_session(&stays.id).await.unwrap(),
+        Some(stays.clone())
+    );
+    assert!(store.disconnect(&stays, "s1").await.unwrap());
+    assert_eq!(store.find_session(&stays.id).await.unwrap(), Some(stays));
+}
+
+async fn a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster: &dyn Cluster) {
+    const EACH: usize = 400;
+    let reader = cluster.process();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..3 {
+        let store = cluster.process();
+        writers.spawn(async move {
+            for n in 0..EACH {
+                let new = message(&format!("{n:04}"), &format!("rw{writer}"), "rwr");
+                store.append(new, unannounced()).await.unwrap();
+            }
+        });
+    }
+    let mut before = 0;
+    let mut looks = 0;
+    while before < 3 * EACH {
+        let read = all(&reader, "rwr").await;
+        assert!(read.len() >= before, "{} after {before}", read.len());
+        before = read.len();
+        looks += 1;
+        for writer in 0..3 {
+            let from = format!("rw{writer}");
+            let own = read.iter().filter(|m| m.from == from);
+            let own: Vec<_> = own.filter_map(|m| m.id.clone()).collect();
+            let expected: Vec<_> = (0..own.len()).map(|n| format!("{n:04}")).collect();
+            assert_eq!(own, expected);
+        }
+        while let Some(done) = writers.try_join_next() {
+            done.unwrap();
+        }
+    }
+    assert!(looks > 3, "the reader came too late to see anything");
+}
+
+async fn ten_thousand_users_are_listed_by_name(cluster: &dyn Cluster) {
+    const USERS: usize = 10_000;
+    let store = cluster.process();
+    let known = store.users().await.unwrap().len();
+    let names: Vec<String> = (0..USERS).map(|n| format!("many{n:05}")).collect();
+    for chunk in names.chunks(500) {
+        let mut coming = tokio::task::JoinSet::new();
+        for name in chunk {
+            let (store, name) = (store.clone(), name.clone());
+            coming.spawn(async move { store.connect(&session(&name), &name).await.unwrap() });
+        }
+        coming.join_all().await;
+    }
+    let users = store.users().await.unwrap();
+    assert_eq!(users.len(), known + USERS);
+    assert!(users.is_sorted_by_key(|user| &user.name));
+    let many: Vec<_> = users.iter().filter(|u| u.id.starts_with("many")).collect();
+    assert!(many.iter().all(|user| user.connected));
+    assert!(many.iter().map(|user| &user.id).eq(names.iter()));
+    for chunk in names.chunks(500) {
+        let mut going = tokio::task::JoinSet::new();
+        for name in chunk {
+            let (store, name) = (store.clone(), name.clone());
+            going.spawn(async move { store.disconnect(&session(&name), &name).await.unwrap() });
+        }
+        assert!(going.join_all().await.iter().all(|last| *last));
+    }
 }
 
 async fn pages_walk_back_through_one_conversation(cluster: &dyn Cluster) {
@@ -202,7 +383,7 @@ async fn pages_walk_back_through_one_conversation(cluster: &dyn Cluster) {
     for n in 0..1200 {
         let (id, peer) = (format!("p{n}"), if n % 2 == 0 { "pgb" } else { "pgc" });
         store
-            .append(&message(&id, "pga", peer), &unannounced)
+            .append(message(&id, "pga", peer), unannounced())
             .await
             .unwrap();
     }
@@ -238,11 +419,11 @@ async fn a_replay_goes_on_where_the_last_one_ended(cluster: &dyn Cluster) {
     let empty = store.replay("rpl", Position::default()).await.unwrap();
     assert!(empty.messages.is_empty());
     store
-        .append(&message("r1", "rpl", "other"), &unannounced)
+        .append(message("r1", "rpl", "other"), unannounced())
         .await
         .unwrap();
     store
-        .append(&message("r2", "other", "rpl"), &unannounced)
+        .append(message("r2", "other", "rpl"), unannounced())
         .await
         .unwrap();
     let first = store.replay("rpl", empty.next).await.unwrap();
@@ -250,7 +431,7 @@ async fn a_replay_goes_on_where_the_last_one_ended(cluster: &dyn Cluster) {
     let none = store.replay("rpl", first.next).await.unwrap();
     assert!(none.messages.is_empty());
     store
-        .append(&message("r3", "other", "rpl"), &unannounced)
+        .append(message("r3", "other", "rpl"), unannounced())
         .await
         .unwrap();
     let second = store.replay("rpl", none.next).await.unwrap();
@@ -267,7 +448,7 @@ async fn many_writers_lose_nothing_and_keep_each_ones_order(cluster: &dyn Cluste
             for n in 0..100 {
                 let (id, from) = (format!("w{n:03}"), format!("wr{writer}"));
                 store
-                    .append(&message(&id, &from, "mw"), &unannounced)
+                    .append(message(&id, &from, "mw"), unannounced())
                     .await
                     .unwrap();
             }
@@ -399,29 +580,6 @@ async fn who_came_back_is_not_repaired_away(cluster: &dyn Cluster) {
     assert_eq!(connected(&other, "stays").await, Some(true));
     assert_eq!(connected(&other, "goes").await, Some(false));
     assert!(other.disconnect(&stays, "s3").await.unwrap());
-}
-
-async fn a_process_that_was_taken_for_dead_puts_its_users_back(cluster: &dyn Cluster) {
-    let (frozen, other) = (cluster.process(), cluster.process());
-    let user = session("frozen");
-    frozen.connect(&user, "s1").await.unwrap();
-    other.tend().await.unwrap();
-    let gone = PresenceChange::Gone {
-        user: user.user.clone(),
-    };
-    assert_eq!(tend_until_something(&other).await, [gone]);
-    assert_eq!(connected(&other, "frozen").await, Some(false));
-    let back = PresenceChange::Back {
-        user: user.user.clone(),
-        name: user.name.clone(),
-    };
-    assert_eq!(frozen.tend().await.unwrap(), [back]);
-    assert_eq!(connected(&other, "frozen").await, Some(true));
-    for _ in 0..3 {
-        assert_eq!(other.tend().await.unwrap(), []);
-        assert_eq!(frozen.tend().await.unwrap(), []);
-    }
-    assert!(frozen.disconnect(&user, "s1").await.unwrap());
 }
 
 async fn a_process_that_left_is_repaired_without_waiting(cluster: &dyn Cluster) {

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use chat_worker::{Chat, ChatConfig};
+use chat_worker::{Backend, Chat, ChatConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ enum End {
 /// Settings under which a dead worker is noticed while a test waits.
 pub(crate) fn config(server: &RedisServer) -> ChatConfig {
     let url = format!("redis+unix://{}", server.socket().display());
-    let mut config = ChatConfig::new(url.parse().expect("a URL"));
+    let mut config = ChatConfig::new(Backend::Redis(url.parse().expect("a URL")));
     config.presence_lease = Duration::from_millis(1500);
     config.presence_interval = Duration::from_millis(200);
     config

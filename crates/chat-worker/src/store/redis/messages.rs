@@ -13,7 +13,7 @@ use crate::chat::message::{Message, NewMessage};
 use crate::store::{Announce, Position, Replay, Stored};
 
 /// How long a message's id is remembered: a client that sends again does so within minutes.
-const DEDUPE_WINDOW: Duration = Duration::from_secs(10 * 60);
+pub(crate) const DEDUPE_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Entries per round trip when a list is read.
 const CHUNK: u64 = 500;
@@ -48,9 +48,10 @@ fn list_key(user: &str) -> String {
 impl RedisStore {
     pub(super) async fn append_to_lists(
         &self,
-        message: &NewMessage,
-        announce: &Announce<'_>,
+        message: NewMessage,
+        announce: Announce,
     ) -> RedisResult<Stored> {
+        let message = &message;
         let entry = open_entry(message);
         // The sender's list decides the time. The order also makes a try that failed half-way
         // complete when it is made again: known to the sender, fresh to the recipient.

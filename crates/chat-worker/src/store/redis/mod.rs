@@ -37,6 +37,8 @@ mod presence;
 mod repair;
 mod sessions;
 
+pub(crate) use messages::DEDUPE_WINDOW;
+
 /// How a [`RedisStore`] behaves.
 #[derive(Debug, Clone)]
 pub struct RedisStoreConfig {
@@ -124,11 +126,7 @@ impl Store for RedisStore {
         self.bounded(self.read_users())
     }
 
-    fn append<'a>(
-        &'a self,
-        message: &'a NewMessage,
-        announce: &'a Announce<'a>,
-    ) -> StoreFuture<'a, Stored> {
+    fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored> {
         self.bounded(self.append_to_lists(message, announce))
     }
 

@@ -1,0 +1,382 @@
+//! Copies an embedded store into a Redis: sessions and messages, with what is left of their time.
+//!
+//! Safe to be run again: a session that is there stays as it is, and a message that is there is not
+//! added a second time, so what an interrupted run left is completed.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError, RedisResult, Script};
+
+use crate::chat::message::Message;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::redis_url::RedisUrl;
+use crate::store::redis::DEDUPE_WINDOW;
+use crate::store::sqlite::{
+    DatabaseError, Durability, Expiring, Export, Log, Mark, SqliteStoreConfig,
+};
+
+/// Messages of one command.
+const CHUNK: usize = 200;
+
+/// How long Redis may take for one command.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says in a Redis that what is in it was copied from one data directory.
+const ORIGIN_KEY: &str = "cc:migrated-from";
+
+/// Takes the place of the list unless that has changed.
+///
+/// KEYS: list, the new one. ARGV: length that the list had, TTL ms.
+const REPLACE: &str = "
+if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
+local left = redis.call('PTTL', KEYS[1])
+redis.call('RENAME', KEYS[2], KEYS[1])
+redis.call('PEXPIRE', KEYS[1], math.max(left, tonumber(ARGV[2])))
+return 1";
+
+/// KEYS: session. ARGV: user, name, TTL ms.
+const ADD_SESSION: &str = "
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'userID', ARGV[1], 'username', ARGV[2], 'connected', 'false')
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1";
+
+/// What to copy, and where to.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    /// The data directory. No cluster may use it.
+    pub from: PathBuf,
+    /// The Redis.
+    pub to: RedisUrl,
+    /// Add to a Redis that has keys already.
+    pub merge: bool,
+    /// As the cluster had it: for the messages of its last moment.
+    pub session_ttl: Duration,
+    /// As the cluster had it: for the messages of its last moment.
+    pub message_ttl: Duration,
+}
+
+/// What was done, or has been done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Sessions copied, and all there are.
+    pub sessions: (u64, u64),
+    /// Users whose messages were copied, and all that have some.
+    pub users: (u64, u64),
+    /// Entries added to users' lists: two for a message, one for each side.
+    pub entries: u64,
+    /// Sessions and entries that were there already.
+    pub present: u64,
+}
+
+/// Why a migration ended early. It can be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The data directory cannot be used, or a cluster uses it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The database cannot be read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// Redis did not do what it was asked.
+    #[error("Redis at {url}: {source}")]
+    Redis {
+        /// Without its password.
+        url: String,
+        /// What went wrong.
+        source: RedisError,
+    },
+    /// There are keys in the Redis that do not come from this data directory.
+    #[error("the Redis at {0} is not empty; --merge adds to what it has")]
+    NotEmpty(String),
+    /// Somebody uses the Redis at the same time.
+    #[error(
+        "the messages of user {0} change in the Redis while they are merged; stop its clusters"
+    )]
+    Changing(String),
+}
+
+/// Copies, and tells now and then how far it is.
+///
+/// # Errors
+/// [`MigrateError`], one line.
+pub async fn migrate(
+    migration: &Migration,
+    mut tell: impl FnMut(&Progress),
+) -> Result<Progress, MigrateError> {
+    let dir = DataDir::existing(&migration.from)?;
+    let _alone = dir.claim_alone()?;
+    let export = Export::open(&SqliteStoreConfig {
+        data_dir: dir.path().to_owned(),
+        durability: Durability::Normal,
+        session_ttl: migration.session_ttl,
+        message_ttl: migration.message_ttl,
+        operation_timeout: PATIENCE,
+        tend_interval: PATIENCE,
+    })?;
+    let url = migration.to.to_string();
+    let failed = |source| MigrateError::Redis {
+        url: url.clone(),
+        source,
+    };
+    let mut target = Target::connect(&migration.to).await.map_err(failed)?;
+    let origin = export.origin()?;
+    if !migration.merge && !target.is_ours_to_fill(&origin).await.map_err(failed)? {
+        return Err(MigrateError::NotEmpty(url));
+    }
+    target.mark(&origin).await.map_err(failed)?;
+
+    let mut progress = Progress::default();
+    progress.sessions.1 = export.session_count()?;
+    let logs = export.logs()?;
+    progress.users.1 = logs.len() as u64;
+    tell(&progress);
+    let mut after = String::new();
+    loop {
+        let sessions = export.sessions(&after)?;
+        let Some(last) = sessions.last() else { break };
+        after.clone_from(&last.value.id);
+        for session in &sessions {
+            if target.add_session(session).await.map_err(failed)? {
+                progress.sessions.0 += 1;
+            } else {
+                progress.present += 1;
+            }
+        }
+        tell(&progress);
+    }
+    for log in &logs {
+        target
+            .add_messages(&export, log, &mut progress)
+            .await
+            .map_err(|error| match error {
+                AddError::Redis(source) => failed(source),
+                AddError::Other(error) => error,
+            })?;
+        progress.users.0 += 1;
+        tell(&progress);
+    }
+    Ok(progress)
+}
+
+struct Target {
+    connection: MultiplexedConnection,
+    replace: Script,
+    add_session: Script,
+}
+
+enum AddError {
+    Redis(RedisError),
+    Other(MigrateError),
+}
+
+impl From<RedisError> for AddError {
+    fn from(error: RedisError) -> Self {
+        AddError::Redis(error)
+    }
+}
+
+impl From<DatabaseError> for AddError {
+    fn from(error: DatabaseError) -> Self {
+        AddError::Other(error.into())
+    }
+}
+
+impl Target {
+    async fn connect(url: &RedisUrl) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let client = redis::Client::open(url.connection_info())?;
+        Ok(Self {
+            connection: client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?,
+            replace: Script::new(REPLACE),
+            add_session: Script::new(ADD_SESSION),
+        })
+    }
+
+    /// Empty, or filled from the same data directory before.
+    async fn is_ours_to_fill(&mut self, origin: &str) -> RedisResult<bool> {
+        let keys: u64 = redis::cmd("DBSIZE")
+            .query_async(&mut self.connection)
+            .await?;
+        let known: Option<String> = redis::cmd("GET")
+            .arg(ORIGIN_KEY)
+            .query_async(&mut self.connection)
+            .await?;
+        Ok(keys == 0 || known.as_deref() == Some(origin))
+    }
+
+    async fn mark(&mut self, origin: &str) -> RedisResult<()> {
+        redis::cmd("SET")
+            .arg(ORIGIN_KEY)
+            .arg(origin)
+            .exec_async(&mut self.connection)
+            .await
+    }
+
+    async fn add_session(
+        &mut self,
+        session: &Expiring<crate::store::Session>,
+    ) -> RedisResult<bool> {
+        let left = session.left.as_millis() as u64;
+        if left == 0 {
+            return Ok(false);
+        }
+        self.add_session
+            .key(format!("session:{}", session.value.id))
+            .arg(&session.value.user)
+            .arg(&session.value.name)
+            .arg(left)
+            .invoke_async(&mut self.connection)
+            .await
+    }
+
+    /// Builds the user's list beside the one that is there, and puts it in its place.
+    async fn add_messages(
+        &mut self,
+        export: &Export,
+        log: &Expiring<Log>,
+        progress: &mut Progress,
+    ) -> Result<(), AddError> {
+        let user = &log.value.user;
+        let list = format!("messages:{user}");
+        // In the same slot of a Redis Cluster.
+        let building = format!("cc:{{{list}}}:migrating");
+        let there: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(&list)
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut self.connection)
+            .await?;
+        let length = there.len();
+        let mut merge = Merge::new(there);
+        redis::cmd("DEL")
+            .arg(&building)
+            .exec_async(&mut self.connection)
+            .await?;
+        let (mut added, mut mark) = (0, Mark::default());
+        loop {
+            let (messages, next) = export.messages(&log.value, mark, CHUNK)?;
+            let end = messages.is_empty();
+            mark = next;
+            let mut entries = Vec::new();
+            let mut ids = redis::pipe();
+            let ids_key = format!("cc:{{{list}}}:ids");
+            let mut young = 0;
+            for message in messages {
+                if merge.knows(&message) {
+                    progress.present += 1;
+                    continue;
+                }
+                added += 1;
+                if let (Some(at), Some(id)) = (message.at, &message.id)
+                    && is_young(at)
+                {
+                    young += 1;
+                    let member = format!("{} {id}", message.from);
+                    ids.cmd("ZADD").arg(&ids_key).arg(at).arg(member).ignore();
+                }
+                entries.extend(merge.before(message.at));
+                entries.push(serde_json::to_vec(&message).unwrap_or_default());
+            }
+            if end {
+                entries.extend(merge.rest());
+            }
+            for chunk in entries.chunks(CHUNK) {
+                redis::cmd("RPUSH")
+                    .arg(&building)
+                    .arg(chunk)
+                    .exec_async(&mut self.connection)
+                    .await?;
+            }
+            if young > 0 {
+                // Sent again within its time, it is still known.
+                ids.cmd("PEXPIRE")
+                    .arg(&ids_key)
+                    .arg(DEDUPE_WINDOW.as_millis() as u64)
+                    .ignore();
+                ids.exec_async(&mut self.connection).await?;
+            }
+            if end {
+                break;
+            }
+        }
+        if added == 0 {
+            redis::cmd("DEL")
+                .arg(&building)
+                .exec_async(&mut self.connection)
+                .await?;
+            return Ok(());
+        }
+        let replaced: bool = self
+            .replace
+            .key(&list)
+            .key(&building)
+            .arg(length)
+            .arg((log.left.as_millis() as u64).max(1))
+            .invoke_async(&mut self.connection)
+            .await?;
+        if !replaced {
+            return Err(AddError::Other(MigrateError::Changing(user.clone())));
+        }
+        progress.entries += added;
+        Ok(())
+    }
+}
+
+/// A list that is there, into which messages are merged by their time.
+struct Merge {
+    known: HashSet<(String, String)>,
+    entries: std::iter::Peekable<std::vec::IntoIter<(u64, Vec<u8>)>>,
+}
+
+impl Merge {
+    fn new(there: Vec<Vec<u8>>) -> Self {
+        let mut known = HashSet::new();
+        let mut entries = Vec::with_capacity(there.len());
+        let mut time = 0;
+        for entry in there {
+            if let Some(message) = Message::from_entry(&entry) {
+                // One of a Node server has no time: it stays behind the one that it follows.
+                time = message.at.unwrap_or(time);
+                if let Some(id) = message.id {
+                    known.insert((message.from, id));
+                }
+            }
+            entries.push((time, entry));
+        }
+        Self {
+            known,
+            entries: entries.into_iter().peekable(),
+        }
+    }
+
+    fn knows(&self, message: &Message) -> bool {
+        let id = message.id.clone().unwrap_or_default();
+        self.known.contains(&(message.from.clone(), id))
+    }
+
+    /// The entries that come before a message of that time.
+    fn before(&mut self, at: Option<u64>) -> Vec<Vec<u8>> {
+        let at = at.unwrap_or(u64::MAX);
+        std::iter::from_fn(|| self.entries.next_if(|(time, _)| *time <= at))
+            .map(|(_, entry)| entry)
+            .collect()
+    }
+
+    fn rest(&mut self) -> Vec<Vec<u8>> {
+        self.before(None)
+    }
+}
+
+fn is_young(at: u64) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_millis());
+    u128::from(at) + DEDUPE_WINDOW.as_millis() > now
+}

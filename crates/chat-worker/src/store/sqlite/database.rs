@@ -1,0 +1,283 @@
+//! The database file: its schema, how it is opened, and what is wrong with it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::Durability;
+use super::holder_lock::HolderLock;
+use super::process_file::ProcessFile;
+use super::threads::WRITERS_LOCK;
+
+/// The database's file in the data directory; SQLite puts `-wal` and `-shm` beside it.
+const FILE: &str = "chat.db";
+
+/// Says in the file's header that it is ours: "ccdb".
+const APPLICATION_ID: i32 = 0x6363_6462;
+
+/// Of the schema. A later program knows from it what to change.
+const VERSION: i32 = 1;
+
+/// How long SQLite waits for a lock of its own. All writing is done under a lock of ours, so
+/// only a recovery or the reset of the write-ahead log can be in the way.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// Memory for pages, in KiB, of each connection. Other processes' commits empty it anyway.
+const CACHE_KIB: i32 = 4096;
+
+/// `recent` is all that sending a message writes to; rows move from there to `messages`, oldest
+/// first, so each number in `recent` is above each in `messages`. Times are milliseconds since the
+/// epoch.
+const SCHEMA: &str = "
+CREATE TABLE sessions (
+  id TEXT NOT NULL PRIMARY KEY, user TEXT NOT NULL, name TEXT NOT NULL,
+  expires INTEGER NOT NULL       -- counts only while no socket of it lives
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_expiry ON sessions (expires);
+
+CREATE TABLE instances (id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE sockets (
+  instance TEXT NOT NULL, socket TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+  PRIMARY KEY (instance, socket)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sockets_by_user ON sockets (user);
+CREATE INDEX sockets_by_session ON sockets (session);
+
+CREATE TABLE recent (
+  seq INTEGER PRIMARY KEY, sender TEXT NOT NULL, recipient TEXT NOT NULL, id TEXT NOT NULL,
+  at INTEGER NOT NULL, content TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX recent_by_id ON recent (sender, id);
+
+CREATE TABLE logs (              -- a user's messages; they expire together, and begin anew
+  number INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL UNIQUE, expires INTEGER NOT NULL
+) STRICT;
+CREATE INDEX logs_by_expiry ON logs (expires);
+CREATE TABLE messages (
+  seq INTEGER PRIMARY KEY, sender TEXT NOT NULL, recipient TEXT NOT NULL, id TEXT NOT NULL,
+  at INTEGER NOT NULL, content TEXT NOT NULL,
+  sender_log INTEGER NOT NULL, recipient_log INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX messages_by_id ON messages (sender, id);
+CREATE INDEX messages_by_conversation ON messages (sender, recipient);
+CREATE INDEX messages_by_sender_log ON messages (sender_log);
+CREATE INDEX messages_by_recipient_log ON messages (recipient_log);
+CREATE TABLE sweeps (            -- expired logs, and up to where their messages were looked at
+  log INTEGER PRIMARY KEY, sent INTEGER NOT NULL, received INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE state (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO state (name, value)
+VALUES ('moved_seq', 0), ('moved_at', 0), ('probe', 0), ('origin', abs(random() / 2));
+";
+
+/// Why the database cannot be used; one line.
+#[derive(Debug, thiserror::Error)]
+#[error("database {path}: {why}")]
+pub struct DatabaseError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+pub(super) fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE)
+}
+
+pub(super) fn wal_file(data_dir: &Path) -> PathBuf {
+    data_dir.join(format!("{FILE}-wal"))
+}
+
+/// Opens the database, and makes it when it is missing. To be called under the writers' lock.
+pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection, DatabaseError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let path = file(data_dir);
+    let failed = |error| describe(&path, error);
+    let other = |why: String| DatabaseError {
+        path: path.clone(),
+        why,
+    };
+    make_file(&path).map_err(|error| other(error.to_string()))?;
+    let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    prepare(&connection, durability).map_err(failed)?;
+    if let State::New = recognise(&path, &connection)? {
+        create(&mut connection).map_err(failed)?;
+        // The names of the new files, too, must survive a power cut.
+        let synced = File::open(data_dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| other(error.to_string()))?;
+    }
+    Ok(connection)
+}
+
+/// What is in a database file.
+pub(super) enum State {
+    /// Nothing yet.
+    New,
+    /// Our tables.
+    Ready,
+}
+
+/// # Errors
+/// It is of another version, or not ours.
+pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseError> {
+    let number = |pragma| {
+        let read = connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+        read.map_err(|error| describe(path, error))
+    };
+    let why = match (number("application_id")?, number("user_version")?) {
+        (APPLICATION_ID, VERSION) => return Ok(State::Ready),
+        (0, 0) => return Ok(State::New),
+        (APPLICATION_ID, other) => format!(
+            "made by another version of chat-cluster (schema {other}, this one knows {VERSION})"
+        ),
+        _ => "not a database of chat-cluster".to_owned(),
+    };
+    Err(DatabaseError {
+        path: path.to_owned(),
+        why,
+    })
+}
+
+/// Makes the file when it is missing; SQLite gives its companions the same mode. Neither it nor
+/// `-shm` may be opened beside SQLite once it is there, not for a moment, not to read: closing it
+/// would end all locks that this process's connections have on it (fcntl(2)). The next process to
+/// come would take the database for unused and cut `-shm` short under those that have it mapped.
+fn make_file(path: &Path) -> std::io::Result<()> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A connection for who does not take part in the group commit. Makes the database when it is
+/// missing, under the writers' lock.
+pub(super) fn open_beside(
+    data_dir: &Path,
+    process: &ProcessFile,
+) -> Result<Connection, DatabaseError> {
+    let path = file(data_dir);
+    let failed = |error| describe(&path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if let Ok(connection) = Connection::open_with_flags(&path, flags)
+        && connection.busy_timeout(BUSY).is_ok()
+        && let Ok(State::Ready) = recognise(&path, &connection)
+    {
+        prepare(&connection, Durability::Normal).map_err(failed)?;
+        return Ok(connection);
+    }
+    let io = |error: std::io::Error| DatabaseError {
+        path: path.clone(),
+        why: error.to_string(),
+    };
+    let mut lock = HolderLock::open(&data_dir.join(WRITERS_LOCK)).map_err(io)?;
+    let _held = lock.lock(process).map_err(io)?;
+    open(data_dir, Durability::Normal)
+}
+
+fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    let synchronous = match durability {
+        Durability::Normal => "normal",
+        Durability::Full => "full",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+            None,
+        ));
+    }
+    transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// Reads and writes a little of everything: finds what would make each worker fail.
+pub(super) fn try_out(data_dir: &Path, connection: &mut Connection) -> Result<(), DatabaseError> {
+    let path = file(data_dir);
+    let tried = (|| {
+        let transaction = connection.transaction()?;
+        for table in [
+            "sessions",
+            "instances",
+            "sockets",
+            "recent",
+            "logs",
+            "messages",
+            "sweeps",
+        ] {
+            transaction
+                .prepare(&format!("SELECT * FROM {table} LIMIT 1"))?
+                .exists([])?;
+        }
+        transaction.query_row("SELECT max(number) FROM logs", [], |_| Ok(()))?;
+        transaction.query_row("SELECT max(seq) FROM messages", [], |_| Ok(()))?;
+        write_a_little(&transaction)?;
+        transaction.commit()
+    })();
+    tried.map_err(|error| describe(&path, error))
+}
+
+/// The smallest real write.
+pub(super) fn write_a_little(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE state SET value = value + 1 WHERE name = 'probe'")?
+        .execute([])
+        .map(|_| ())
+}
+
+fn describe(path: &Path, error: rusqlite::Error) -> DatabaseError {
+    DatabaseError {
+        path: path.to_owned(),
+        why: reason(&error),
+    }
+}
+
+/// An error of SQLite in the words of an operator.
+pub(super) fn reason(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "the disk is full".to_owned(),
+        Some(ErrorCode::NotADatabase) => {
+            "not a database of chat-cluster, or its header is damaged".to_owned()
+        }
+        Some(ErrorCode::DatabaseCorrupt) => "the file is damaged".to_owned(),
+        Some(ErrorCode::ReadOnly) => "cannot be written: read-only".to_owned(),
+        Some(ErrorCode::DatabaseBusy) => "locked by another process".to_owned(),
+        _ => error.to_string().replace('\n', " "),
+    }
+}
+
+/// Whether a new connection might mend it.
+pub(super) fn needs_reopening(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+        )
+    )
+}

@@ -1,0 +1,418 @@
+//! The embedded store: one SQLite database in the data directory, opened by every worker process
+//! of the machine.
+//!
+//! | file | content |
+//! |---|---|
+//! | `chat.db`, `chat.db-wal`, `chat.db-shm` | the database, its write-ahead log, the log's index |
+//! | `writer.lock` | held by the process that writes; tells which one |
+//! | `upkeep.lock` | held by the process that tidies up |
+//! | `processes/<instance>` | locked by a process for its life; holds its heartbeat |
+//!
+//! **What survives.** An operation that was answered is in the log file, handed to the kernel: the
+//! crash of any process, of all of them, loses nothing. A power cut, or a crash of the kernel, loses
+//! with [`Durability::Normal`] at most what was answered in about the last second (a thread writes
+//! the log to the disk each second), with [`Durability::Full`] nothing. The database itself stays
+//! whole in each case. The directory has to be on a local file system.
+//!
+//! **Threads.** Each process has four: one writes, one reads, one tidies up, one beats its heart and
+//! looks whether a process froze that holds a lock. Nothing here blocks the event loop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis_adapter::Bus;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use self::health::DatabaseHealth;
+use self::holder_lock::HolderLock;
+use self::presence::Live;
+use self::process_file::ProcessFile;
+use self::reader::ReadQueue;
+use self::threads::{Shared, Threads, WRITERS_LOCK};
+use self::watchdog::Watchdog;
+use self::writer::{Progress, Write, WriteQueue, Writer};
+use super::{
+    Announce, Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture,
+    Stored,
+};
+use crate::chat::history::PageRequest;
+use crate::chat::identity::{NoRandomness, is_id, random_id};
+use crate::chat::message::{Message, NewMessage};
+use crate::chat::roster::User;
+
+mod database;
+mod export;
+mod health;
+mod holder_lock;
+mod messages;
+mod presence;
+mod process_file;
+mod reader;
+mod thread;
+mod threads;
+mod upkeep;
+mod watchdog;
+mod writer;
+
+pub use database::DatabaseError;
+pub use export::{Expiring, Export, Log, Mark};
+
+/// How long [`check`] waits for a process that writes.
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What survives a power cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Durability {
+    /// All but about the last second.
+    #[default]
+    Normal,
+    /// All that was answered.
+    Full,
+}
+
+/// How a [`SqliteStore`] behaves.
+#[derive(Debug, Clone)]
+pub struct SqliteStoreConfig {
+    /// Where the database is; the directory must exist.
+    pub data_dir: PathBuf,
+    /// What survives a power cut.
+    pub durability: Durability,
+    /// How long a session lives without a socket.
+    pub session_ttl: Duration,
+    /// How long a user's messages live after the last one; up to a sixteenth longer.
+    pub message_ttl: Duration,
+    /// How long one operation may take.
+    pub operation_timeout: Duration,
+    /// How often a process looks for dead ones.
+    pub tend_interval: Duration,
+}
+
+/// Why a [`SqliteStore`] cannot start. That the database cannot be opened is no reason: it is tried
+/// until it can.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteStartError {
+    /// The system has no randomness to give.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// This process cannot show in the data directory that it lives.
+    #[error("cannot use the data directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A store in SQLite. Dropping it is like the end of the process; see [`Store::leave`] for an
+/// orderly one.
+pub struct SqliteStore {
+    config: SqliteStoreConfig,
+    process: Arc<ProcessFile>,
+    health: Arc<DatabaseHealth>,
+    live: Arc<Live>,
+    writes: Arc<WriteQueue>,
+    reads: ReadQueue,
+    _threads: Threads,
+}
+
+impl SqliteStore {
+    /// Starts the threads and returns at once. What `append` announces is published on `bus`.
+    ///
+    /// # Errors
+    /// [`SqliteStartError`]
+    pub fn start(
+        config: SqliteStoreConfig,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Arc<Self>, SqliteStartError> {
+        let instance = random_id()?;
+        let failed = |source| SqliteStartError::Io {
+            path: config.data_dir.clone(),
+            source,
+        };
+        let process = Arc::new(ProcessFile::create(&config.data_dir, &instance).map_err(failed)?);
+        let health = Arc::new(DatabaseHealth::new(database::file(&config.data_dir)));
+        let live = Arc::new(Live::default());
+        let commits = Arc::new(AtomicUsize::new(0));
+        let progress = Arc::new(Progress::default());
+        let writer = Writer {
+            config: config.clone(),
+            process: process.clone(),
+            live: live.clone(),
+            health: health.clone(),
+            bus,
+            lock_path: config.data_dir.join(WRITERS_LOCK),
+            commits: commits.clone(),
+            progress: progress.clone(),
+        };
+        let writes = Arc::new(writer.start().map_err(failed)?);
+        let reads = ReadQueue::start(config.data_dir.clone(), process.clone()).map_err(failed)?;
+        let threads = Threads::start(Shared {
+            config: config.clone(),
+            process: process.clone(),
+            health: health.clone(),
+            writes: writes.clone(),
+            progress,
+            commits,
+        });
+        Ok(Arc::new(Self {
+            _threads: threads.map_err(failed)?,
+            config,
+            process,
+            health,
+            live,
+            writes,
+            reads,
+        }))
+    }
+
+    async fn write<T>(
+        &self,
+        operation: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.writes.push(operation(reply))?;
+        self.bounded(answer).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.bounded(self.reads.push(read)).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        mut answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match timeout(self.config.operation_timeout, &mut answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::Unavailable("the operation was dropped".into())),
+            Err(_) => {
+                // Either it has been answered by now, or whoever does finds out that it is too late.
+                answer.close();
+                let late = StoreError::Unavailable("no answer in time".into());
+                answer.try_recv().unwrap_or(Err(late))
+            }
+        }
+    }
+
+    async fn add_socket(&self, session: &Session, socket: &str) -> Result<(), StoreError> {
+        self.live
+            .sockets()
+            .insert(socket.to_owned(), session.clone());
+        let written = self
+            .write(|reply| Write::Connect {
+                session: session.clone(),
+                socket: socket.to_owned(),
+                reply,
+            })
+            .await;
+        let Err(error) = written else { return Ok(()) };
+        self.live.set_differs();
+        // Who has a session may come in while nothing can be written: it is put right later.
+        match self.find_session(&session.id).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => {
+                self.live.sockets().remove(socket);
+                Err(error)
+            }
+        }
+    }
+
+    async fn remove_socket(&self, session: &Session, socket: &str) -> Result<bool, StoreError> {
+        self.live.sockets().remove(socket);
+        let written = self
+            .write(|reply| Write::Disconnect {
+                user: session.user.clone(),
+                session: session.id.clone(),
+                socket: socket.to_owned(),
+                reply,
+            })
+            .await;
+        if written.is_err() {
+            self.live.set_differs();
+        }
+        written
+    }
+
+    async fn tend_all(&self) -> Result<Vec<PresenceChange>, StoreError> {
+        if self.live.differs() {
+            let done = self.write(|reply| Write::PutRight { reply }).await;
+            done.inspect_err(|_| self.live.set_differs())?;
+        }
+        for dead in self.dead_instances().await? {
+            loop {
+                let repaired = self.write(|reply| Write::Repair {
+                    dead: dead.clone(),
+                    reply,
+                });
+                if !repaired.await? {
+                    break;
+                }
+            }
+            process_file::remove_dead(&self.config.data_dir, &dead);
+        }
+        Ok(self.live.take_found())
+    }
+
+    /// Processes that ended without clearing up after themselves.
+    async fn dead_instances(&self) -> Result<Vec<String>, StoreError> {
+        let data_dir = self.config.data_dir.clone();
+        let own = self.process.instance().to_owned();
+        let unreadable = |error: std::io::Error| StoreError::Unavailable(error.to_string());
+        let found = self.read(move |connection| {
+            let known = presence::instances(connection)?;
+            Ok((|| {
+                let mut dead = process_file::dead(&data_dir)?;
+                for instance in known {
+                    if !dead.contains(&instance) && !process_file::is_alive(&data_dir, &instance)? {
+                        dead.push(instance);
+                    }
+                }
+                dead.retain(|instance| *instance != own);
+                Ok(dead)
+            })())
+        });
+        found.await?.map_err(unreadable)
+    }
+
+    async fn end(&self) -> Result<(), StoreError> {
+        self.write(|reply| Write::Leave { reply }).await?;
+        self.process.end();
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn find_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Session>> {
+        if !is_id(id) {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
+        let id = id.to_owned();
+        Box::pin(self.read(move |connection| presence::find_session(connection, &id, wall_clock())))
+    }
+
+    fn users(&self) -> StoreFuture<'_, Vec<User>> {
+        let live = self.live.clone();
+        Box::pin(self.read(move |connection| presence::users(connection, &live, wall_clock())))
+    }
+
+    fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored> {
+        let deadline = Instant::now() + self.config.operation_timeout;
+        Box::pin(self.write(move |reply| Write::Append {
+            message,
+            announce,
+            deadline,
+            reply,
+        }))
+    }
+
+    fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay> {
+        let (user, ttl) = (user.to_owned(), millis(self.config.message_ttl));
+        Box::pin(
+            self.read(move |connection| {
+                messages::replay(connection, &user, from, wall_clock(), ttl)
+            }),
+        )
+    }
+
+    fn position(&self, age: Duration) -> StoreFuture<'_, Option<Position>> {
+        let since = wall_clock() - millis(age);
+        Box::pin(self.read(move |connection| messages::position_at(connection, since).map(Some)))
+    }
+
+    fn page<'a>(
+        &'a self,
+        user: &'a str,
+        request: &'a PageRequest,
+    ) -> StoreFuture<'a, Vec<Message>> {
+        let (user, request) = (user.to_owned(), request.clone());
+        let ttl = millis(self.config.message_ttl);
+        Box::pin(
+            self.read(move |connection| {
+                messages::page(connection, &user, &request, wall_clock(), ttl)
+            }),
+        )
+    }
+
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(self.add_socket(session, socket))
+    }
+
+    fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(self.remove_socket(session, socket))
+    }
+
+    fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>> {
+        Box::pin(self.tend_all())
+    }
+
+    fn tend_interval(&self) -> Duration {
+        self.config.tend_interval
+    }
+
+    fn leave(&self) -> StoreFuture<'_, ()> {
+        Box::pin(self.end())
+    }
+}
+
+/// Makes the database when it is missing, and finds what would keep each worker from using it.
+/// Blocks.
+///
+/// # Errors
+/// [`DatabaseError`], one line.
+pub fn check(data_dir: &Path) -> Result<(), DatabaseError> {
+    let failed = |why: String| DatabaseError {
+        path: database::file(data_dir),
+        why,
+    };
+    let instance = random_id().map_err(|error| failed(error.to_string()))?;
+    let io = |error: std::io::Error| failed(error.to_string());
+    let process = ProcessFile::create(data_dir, &instance).map_err(io)?;
+    let checked = check_as(&process, data_dir, failed);
+    process.end();
+    checked
+}
+
+fn check_as(
+    process: &ProcessFile,
+    data_dir: &Path,
+    failed: impl Fn(String) -> DatabaseError,
+) -> Result<(), DatabaseError> {
+    let io = |error: std::io::Error| failed(error.to_string());
+    let mut lock = HolderLock::open(&data_dir.join(WRITERS_LOCK)).map_err(io)?;
+    // A worker of an earlier master may have frozen with it.
+    let mut watchdog = Watchdog::new(data_dir, &[WRITERS_LOCK]).map_err(io)?;
+    let deadline = Instant::now() + CHECK_PATIENCE;
+    loop {
+        if let Some(_held) = lock.try_lock(process).map_err(io)? {
+            let mut connection = database::open(data_dir, Durability::Full)?;
+            return database::try_out(data_dir, &mut connection);
+        }
+        if Instant::now() >= deadline {
+            return Err(failed("another process does not stop writing to it".into()));
+        }
+        watchdog.look();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Milliseconds since the epoch.
+fn wall_clock() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}

@@ -1,0 +1,257 @@
+//! Sessions and presence: which sockets of a user live, on this machine.
+//!
+//! Sockets belong to an *instance*, a random name that each process has. Whether it lives is known
+//! from the lock on its [process file](super::process_file), so there are no leases to renew. A user is
+//! connected when a socket of theirs is in the table.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::chat::roster::{User, merge_sessions};
+use crate::store::{PresenceChange, Session};
+
+/// Sockets of a dead process that one transaction removes.
+const BATCH: i64 = 500;
+
+pub(super) const SESSION: &str = "
+SELECT user, name FROM sessions WHERE id = ?1
+  AND (expires > ?2 OR EXISTS (SELECT 1 FROM sockets WHERE session = ?1))";
+pub(super) const USERS: &str = "
+SELECT user, name, EXISTS (SELECT 1 FROM sockets WHERE sockets.user = sessions.user)
+FROM sessions
+WHERE expires > ?1 OR EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id)";
+pub(super) const INSTANCES: &str = "SELECT id FROM instances";
+pub(super) const ADD_INSTANCE: &str = "INSERT OR IGNORE INTO instances (id) VALUES (?1)";
+pub(super) const REMOVE_INSTANCE: &str = "DELETE FROM instances WHERE id = ?1";
+pub(super) const ADD_SOCKET: &str = "
+INSERT OR REPLACE INTO sockets (instance, socket, user, session) VALUES (?1, ?2, ?3, ?4)";
+pub(super) const REMOVE_SOCKET: &str = "DELETE FROM sockets WHERE instance = ?1 AND socket = ?2";
+pub(super) const SOCKETS_OF_INSTANCE: &str = "
+SELECT socket, user, session FROM sockets WHERE instance = ?1 LIMIT ?2";
+pub(super) const HAS_SOCKETS: &str = "SELECT 1 FROM sockets WHERE user = ?1 LIMIT 1";
+pub(super) const WRITE_SESSION: &str = "
+INSERT INTO sessions (id, user, name, expires) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (id) DO UPDATE SET user = ?2, name = ?3, expires = ?4";
+pub(super) const RENEW_SESSION: &str = "UPDATE sessions SET expires = ?2 WHERE id = ?1";
+
+/// What this process has connected, whatever the database says.
+#[derive(Default)]
+pub(super) struct Live {
+    sockets: Mutex<HashMap<String, Session>>,
+    /// The table may differ from this map.
+    differs: AtomicBool,
+    /// Committed, and not reported yet: whoever asked for it may not be there any more.
+    found: Mutex<Vec<PresenceChange>>,
+}
+
+impl Live {
+    pub(super) fn sockets(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A write of the table has failed.
+    pub(super) fn set_differs(&self) {
+        self.differs.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn differs(&self) -> bool {
+        self.differs.load(Ordering::SeqCst)
+    }
+
+    fn take_differs(&self) -> bool {
+        self.differs.swap(false, Ordering::SeqCst)
+    }
+
+    /// Keeps what the others have to be told for the next tend.
+    pub(super) fn found(&self, changes: impl IntoIterator<Item = PresenceChange>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.extend(changes);
+    }
+
+    pub(super) fn take_found(&self) -> Vec<PresenceChange> {
+        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(super) fn find_session(
+    connection: &Connection,
+    id: &str,
+    now: i64,
+) -> rusqlite::Result<Option<Session>> {
+    connection
+        .prepare_cached(SESSION)?
+        .query_row(params![id, now], |row| {
+            Ok(Session {
+                id: id.to_owned(),
+                user: row.get(0)?,
+                name: row.get(1)?,
+            })
+        })
+        .optional()
+}
+
+pub(super) fn users(connection: &Connection, live: &Live, now: i64) -> rusqlite::Result<Vec<User>> {
+    let mut statement = connection.prepare_cached(USERS)?;
+    let read = statement.query_map([now], |row| {
+        Ok(User {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            connected: row.get(2)?,
+        })
+    })?;
+    let mut users = merge_sessions(read.collect::<rusqlite::Result<Vec<_>>>()?);
+    if live.differs() {
+        let sockets = live.sockets();
+        let here: HashSet<&str> = sockets.values().map(|session| &*session.user).collect();
+        for user in &mut users {
+            user.connected |= here.contains(&*user.id);
+        }
+    }
+    Ok(users)
+}
+
+pub(super) fn instances(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(INSTANCES)?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+fn has_sockets(connection: &Connection, user: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached(HAS_SOCKETS)?.exists([user])
+}
+
+/// A socket of `instance` is here. `expires` is for the session.
+pub(super) fn add(
+    connection: &Connection,
+    instance: &str,
+    socket: &str,
+    session: &Session,
+    expires: i64,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(ADD_INSTANCE)?
+        .execute([instance])?;
+    connection.prepare_cached(ADD_SOCKET)?.execute(params![
+        instance,
+        socket,
+        session.user,
+        session.id
+    ])?;
+    connection.prepare_cached(WRITE_SESSION)?.execute(params![
+        session.id,
+        session.user,
+        session.name,
+        expires
+    ])?;
+    Ok(())
+}
+
+/// What [`remove`] found.
+pub(super) struct Removed {
+    /// The socket was in the table.
+    pub(super) was_there: bool,
+    /// Its user has no socket left.
+    pub(super) none_left: bool,
+}
+
+impl Removed {
+    fn last(&self) -> bool {
+        self.was_there && self.none_left
+    }
+}
+
+/// A socket is gone.
+pub(super) fn remove(
+    connection: &Connection,
+    instance: &str,
+    socket: &str,
+    user: &str,
+    session: &str,
+    expires: i64,
+) -> rusqlite::Result<Removed> {
+    let removed = connection
+        .prepare_cached(REMOVE_SOCKET)?
+        .execute([instance, socket])?;
+    connection
+        .prepare_cached(RENEW_SESSION)?
+        .execute(params![session, expires])?;
+    Ok(Removed {
+        was_there: removed > 0,
+        none_left: !has_sockets(connection, user)?,
+    })
+}
+
+/// Some sockets of an instance: socket, user, session.
+fn sockets_of(
+    connection: &Connection,
+    instance: &str,
+    limit: i64,
+) -> rusqlite::Result<Vec<(String, String, String)>> {
+    let mut statement = connection.prepare_cached(SOCKETS_OF_INSTANCE)?;
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    statement
+        .query_map(params![instance, limit], row)?
+        .collect()
+}
+
+/// Removes a part of what a dead process left. False once nothing is left of it. The transaction
+/// that removes a user's last socket is the one that tells.
+pub(super) fn repair(
+    connection: &Connection,
+    dead: &str,
+    expires: i64,
+    changes: &mut Vec<PresenceChange>,
+) -> rusqlite::Result<bool> {
+    let sockets = sockets_of(connection, dead, BATCH)?;
+    for (socket, user, session) in &sockets {
+        if remove(connection, dead, socket, user, session, expires)?.last() {
+            changes.push(PresenceChange::Gone { user: user.clone() });
+        }
+    }
+    let more = sockets.len() as i64 == BATCH;
+    if !more {
+        connection
+            .prepare_cached(REMOVE_INSTANCE)?
+            .execute([dead])?;
+    }
+    Ok(more)
+}
+
+/// Makes the table say what this process has connected, after writes of it have failed.
+pub(super) fn put_right(
+    connection: &Connection,
+    instance: &str,
+    live: &Live,
+    expires: i64,
+    changes: &mut Vec<PresenceChange>,
+) -> rusqlite::Result<()> {
+    // Before the map is read: what fails from now on is for the next time.
+    if !live.take_differs() {
+        return Ok(());
+    }
+    let here = live.sockets().clone();
+    let there = sockets_of(connection, instance, -1)?;
+    let known: HashSet<&str> = there.iter().map(|(socket, _, _)| &**socket).collect();
+    for (socket, session) in &here {
+        if known.contains(&**socket) {
+            continue;
+        }
+        if !has_sockets(connection, &session.user)? {
+            changes.push(PresenceChange::Back {
+                user: session.user.clone(),
+                name: session.name.clone(),
+            });
+        }
+        add(connection, instance, socket, session, expires)?;
+    }
+    for (socket, user, session) in &there {
+        if !here.contains_key(socket)
+            && remove(connection, instance, socket, user, session, expires)?.last()
+        {
+            changes.push(PresenceChange::Gone { user: user.clone() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! What is done in the background, by one process at a time: rows move from `recent` to
+//! `messages`, expired ones go, and the write-ahead log is kept short.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::database;
+use super::holder_lock::HolderLock;
+use super::process_file::ProcessFile;
+use super::threads::{UPKEEP_LOCK, WRITERS_LOCK};
+use super::{Durability, SqliteStoreConfig, millis, wall_clock};
+
+/// Rows that one transaction moves: it keeps the writers waiting for some 2 ms.
+const MOVE: i64 = 100;
+
+/// Fewer than that wait this long for more.
+const MOVE_ANYWAY: Duration = Duration::from_millis(250);
+
+/// Between two transactions of the upkeep, for the writers.
+const BREATH: Duration = Duration::from_millis(2);
+
+/// The write-ahead log begins anew when it has that many pages, 64 MiB: writers wait for it some
+/// 10 ms, every few seconds at the rates that it is made for.
+const WAL_PAGES: i64 = 16 * 1024;
+
+/// While the log is emptied writers wait, so readers that are in the way are not waited for long.
+const WAL_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How often something may have expired.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Rows that one transaction looks at for what has expired.
+const SWEEP: i64 = 200;
+
+/// A log is kept that long after its end, until all that was sent before has been moved to it.
+const GRACE_MS: i64 = 60_000;
+
+pub(super) const SPAN_OF_RECENT: &str = "
+SELECT (SELECT min(seq) FROM recent), (SELECT max(seq) FROM recent),
+       (SELECT at FROM recent ORDER BY seq LIMIT 1)";
+pub(super) const OLDEST: &str = "
+SELECT seq, sender, recipient, id, at, content FROM recent ORDER BY seq LIMIT ?1";
+pub(super) const MOVE_IN: &str = "
+INSERT INTO messages (seq, sender, recipient, id, at, content, sender_log, recipient_log)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+pub(super) const MOVE_OUT: &str = "DELETE FROM recent WHERE seq <= ?1";
+pub(super) const MOVED: &str = "
+UPDATE state SET value = CASE name WHEN 'moved_seq' THEN ?1 ELSE ?2 END
+WHERE name IN ('moved_seq', 'moved_at')";
+pub(super) const LOG: &str = "SELECT number, expires FROM logs WHERE user = ?1";
+pub(super) const NEW_LOG: &str = "INSERT INTO logs (user, expires) VALUES (?1, ?2)";
+pub(super) const EXTEND_LOG: &str = "UPDATE logs SET expires = ?2 WHERE number = ?1";
+pub(super) const END_LOG: &str = "DELETE FROM logs WHERE number = ?1";
+pub(super) const TO_SWEEP: &str = "INSERT INTO sweeps (log, sent, received) VALUES (?1, 0, 0)";
+pub(super) const EXPIRED_LOGS: &str = "SELECT number FROM logs WHERE expires <= ?1 LIMIT ?2";
+pub(super) const EXPIRED_SESSIONS: &str = "
+SELECT id FROM sessions WHERE expires <= ?1
+  AND NOT EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id) LIMIT ?2";
+pub(super) const REMOVE_SESSION: &str = "DELETE FROM sessions WHERE id = ?1";
+pub(super) const NEXT_SWEEP: &str = "SELECT log, sent, received FROM sweeps ORDER BY log LIMIT 1";
+pub(super) const SENT: &str = "
+SELECT seq, EXISTS (SELECT 1 FROM logs WHERE number = recipient_log) FROM messages
+WHERE sender_log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+pub(super) const RECEIVED: &str = "
+SELECT seq, EXISTS (SELECT 1 FROM logs WHERE number = sender_log) FROM messages
+WHERE recipient_log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+pub(super) const SWEPT_TO: &str = "UPDATE sweeps SET sent = ?2, received = ?3 WHERE log = ?1";
+pub(super) const SWEPT: &str = "DELETE FROM sweeps WHERE log = ?1";
+pub(super) const REMOVE_MESSAGE: &str = "DELETE FROM messages WHERE seq = ?1";
+
+type Tried<T> = Result<T, String>;
+
+/// The tools of one process's upkeep.
+pub(super) struct Upkeep {
+    config: SqliteStoreConfig,
+    writers: HolderLock,
+    turn: HolderLock,
+    connection: Connection,
+    swept: Option<Instant>,
+}
+
+impl Upkeep {
+    pub(super) fn new(config: &SqliteStoreConfig, process: &ProcessFile) -> Tried<Self> {
+        let lock = |name| {
+            let opened = HolderLock::open(&config.data_dir.join(name));
+            opened.map_err(|error| error.to_string())
+        };
+        let connection =
+            database::open_beside(&config.data_dir, process).map_err(|error| error.why)?;
+        Ok(Self {
+            config: config.clone(),
+            writers: lock(WRITERS_LOCK)?,
+            turn: lock(UPKEEP_LOCK)?,
+            connection,
+            swept: None,
+        })
+    }
+
+    /// Does what is due, unless another process is at it.
+    pub(super) fn run(&mut self, process: &ProcessFile) -> Tried<()> {
+        let Upkeep {
+            config,
+            writers,
+            turn,
+            connection,
+            swept,
+        } = self;
+        let Some(_turn) = turn.try_lock(process).map_err(|error| error.to_string())? else {
+            return Ok(());
+        };
+        let mut round = Round {
+            process,
+            config,
+            writers,
+            connection,
+        };
+        while round.rows_wait()? {
+            round.write(move_some)?;
+            std::thread::sleep(BREATH);
+        }
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
+            *swept = Some(Instant::now());
+            while round.something_expired()? && round.write(sweep_some)? {
+                std::thread::sleep(BREATH);
+            }
+        }
+        round.shorten_wal()
+    }
+}
+
+struct Round<'a> {
+    process: &'a ProcessFile,
+    config: &'a SqliteStoreConfig,
+    writers: &'a mut HolderLock,
+    connection: &'a mut Connection,
+}
+
+impl Round<'_> {
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Tried<T> {
+        read(self.connection).map_err(|error| database::reason(&error))
+    }
+
+    fn write<T>(
+        &mut self,
+        write: fn(&Connection, &SqliteStoreConfig) -> rusqlite::Result<T>,
+    ) -> Tried<T> {
+        let held = self.writers.lock(self.process);
+        let _held = held.map_err(|error| error.to_string())?;
+        let done = (|| {
+            let behavior = TransactionBehavior::Immediate;
+            let transaction = self.connection.transaction_with_behavior(behavior)?;
+            let value = write(&transaction, self.config)?;
+            transaction.commit()?;
+            Ok(value)
+        })();
+        done.map_err(|error: rusqlite::Error| database::reason(&error))
+    }
+
+    /// Whether a transaction's worth of rows is there to be moved, or some for long enough.
+    fn rows_wait(&self) -> Tried<bool> {
+        let (first, last, oldest) = self.read(|connection| {
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            connection
+                .prepare_cached(SPAN_OF_RECENT)?
+                .query_row([], row)
+        })?;
+        let (Some(first), Some(last)): (Option<i64>, Option<i64>) = (first, last) else {
+            return Ok(false);
+        };
+        let age = wall_clock() - Option::<i64>::unwrap_or_default(oldest);
+        // A clock that was set back must not keep them waiting.
+        let old = age < 0 || age >= millis(MOVE_ANYWAY);
+        Ok(last - first + 1 >= MOVE || old)
+    }
+
+    fn something_expired(&self) -> Tried<bool> {
+        let now = wall_clock();
+        self.read(|connection| {
+            Ok(connection.prepare_cached(NEXT_SWEEP)?.exists([])?
+                || connection
+                    .prepare_cached(EXPIRED_LOGS)?
+                    .exists([now - GRACE_MS, 1])?
+                || connection
+                    .prepare_cached(EXPIRED_SESSIONS)?
+                    .exists([now, 1])?)
+        })
+    }
+
+    /// Copies the log into the database file, and starts it anew when it has grown. The copying is
+    /// done beside the writers; only what they add meanwhile is copied while they wait.
+    fn shorten_wal(&mut self) -> Tried<()> {
+        let wal = checkpoint(self.connection, "noop")?;
+        if wal.pages < WAL_PAGES || wal.copied == wal.pages {
+            return Ok(());
+        }
+        // What is added during the first round is copied in the second, without keeping anybody.
+        checkpoint(self.connection, "passive")?;
+        checkpoint(self.connection, "passive")?;
+        let held = self.writers.lock(self.process);
+        let _held = held.map_err(|error| error.to_string())?;
+        let patience = self.connection.busy_timeout(WAL_PATIENCE);
+        patience.map_err(|error| database::reason(&error))?;
+        // Readers that stay longer than that are the next round's problem.
+        checkpoint(self.connection, "restart").map(|_| ())
+    }
+}
+
+/// The write-ahead log after a checkpoint. Its file stays as long as it ever was.
+struct Wal {
+    pages: i64,
+    /// Of those, in the database file as well. When that is all, the next write begins the log anew
+    /// unless somebody is reading it.
+    copied: i64,
+}
+
+/// `how` is `noop`, to do nothing, or one of the other words that SQLite has for it.
+fn checkpoint(connection: &Connection, how: &str) -> Tried<Wal> {
+    let wal = |row: &rusqlite::Row<'_>| {
+        Ok(Wal {
+            pages: row.get(1)?,
+            copied: row.get(2)?,
+        })
+    };
+    connection
+        .query_row(&format!("PRAGMA wal_checkpoint({how})"), [], wal)
+        .map_err(|error| database::reason(&error))
+}
+
+/// Moves the oldest rows, with the logs of their users.
+fn move_some(connection: &Connection, config: &SqliteStoreConfig) -> rusqlite::Result<()> {
+    let ttl = millis(config.message_ttl);
+    let mut logs = HashMap::new();
+    let mut oldest = connection.prepare_cached(OLDEST)?;
+    let mut move_in = connection.prepare_cached(MOVE_IN)?;
+    let mut rows = oldest.query([MOVE])?;
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        let (seq, at): (i64, i64) = (row.get(0)?, row.get(4)?);
+        let users: [String; 2] = [row.get(1)?, row.get(2)?];
+        let mut of = [0; 2];
+        for (user, log) in users.iter().zip(&mut of) {
+            *log = match logs.get(user) {
+                Some(known) => *known,
+                None => {
+                    let log = log_at(connection, user, at, ttl)?;
+                    logs.insert(user.clone(), log);
+                    log
+                }
+            };
+        }
+        let [sender, recipient] = &users;
+        let (id, content) = (row.get_ref(3)?.as_str()?, row.get_ref(5)?.as_str()?);
+        move_in.execute(params![
+            seq, sender, recipient, id, at, content, of[0], of[1]
+        ])?;
+        last = Some((seq, at));
+    }
+    drop(rows);
+    if let Some((seq, at)) = last {
+        connection.prepare_cached(MOVE_OUT)?.execute([seq])?;
+        connection.prepare_cached(MOVED)?.execute([seq, at])?;
+    }
+    Ok(())
+}
+
+/// Moves all there is, for who has the database alone.
+pub(super) fn move_all(
+    connection: &mut Connection,
+    config: &SqliteStoreConfig,
+) -> rusqlite::Result<()> {
+    loop {
+        let transaction = connection.transaction()?;
+        if !transaction.prepare_cached(OLDEST)?.exists([1])? {
+            return Ok(());
+        }
+        move_some(&transaction, config)?;
+        transaction.commit()?;
+    }
+}
+
+/// The log that a message of the user at that time belongs to. It is extended by a sixteenth more
+/// than asked for, so that most messages write nothing here.
+fn log_at(connection: &Connection, user: &str, at: i64, ttl: i64) -> rusqlite::Result<i64> {
+    let end = at.saturating_add(ttl);
+    let extended = end.saturating_add(ttl / 16);
+    let known: Option<(i64, i64)> = connection
+        .prepare_cached(LOG)?
+        .query_row([user], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match known {
+        Some((log, expires)) if expires > at => {
+            if expires < end {
+                connection
+                    .prepare_cached(EXTEND_LOG)?
+                    .execute([log, extended])?;
+            }
+            Ok(log)
+        }
+        known => {
+            if let Some((expired, _)) = known {
+                end_log(connection, expired)?;
+            }
+            connection
+                .prepare_cached(NEW_LOG)?
+                .execute(params![user, extended])?;
+            Ok(connection.last_insert_rowid())
+        }
+    }
+}
+
+fn end_log(connection: &Connection, log: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached(END_LOG)?.execute([log])?;
+    connection.prepare_cached(TO_SWEEP)?.execute([log])?;
+    Ok(())
+}
+
+/// Removes some of what has expired; whether there may be more.
+fn sweep_some(connection: &Connection, _: &SqliteStoreConfig) -> rusqlite::Result<bool> {
+    let now = wall_clock();
+    let sessions: Vec<String> = connection
+        .prepare_cached(EXPIRED_SESSIONS)?
+        .query_map([now, SWEEP], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for session in &sessions {
+        connection
+            .prepare_cached(REMOVE_SESSION)?
+            .execute([session])?;
+    }
+    let logs: Vec<i64> = connection
+        .prepare_cached(EXPIRED_LOGS)?
+        .query_map([now - GRACE_MS, SWEEP], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for log in &logs {
+        end_log(connection, *log)?;
+    }
+    let next = connection
+        .prepare_cached(NEXT_SWEEP)?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((log, sent, received)) = next else {
+        return Ok(false);
+    };
+    // The other side may keep its copy.
+    let sent_to = sweep_messages(connection, SENT, log, sent)?;
+    let received_to = sweep_messages(connection, RECEIVED, log, received)?;
+    match (sent_to, received_to) {
+        (None, None) => connection.prepare_cached(SWEPT)?.execute([log])?,
+        (sent_to, received_to) => connection.prepare_cached(SWEPT_TO)?.execute([
+            log,
+            sent_to.unwrap_or(sent),
+            received_to.unwrap_or(received),
+        ])?,
+    };
+    Ok(true)
+}
+
+/// Looks at some messages of an ended log behind `from`, and removes those that nobody has any
+/// more. Returns up to where it looked; none at the end.
+fn sweep_messages(
+    connection: &Connection,
+    which: &str,
+    log: i64,
+    from: i64,
+) -> rusqlite::Result<Option<i64>> {
+    let rows: Vec<(i64, bool)> = connection
+        .prepare_cached(which)?
+        .query_map([log, from, SWEEP], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (seq, kept) in &rows {
+        if !kept {
+            connection.prepare_cached(REMOVE_MESSAGE)?.execute([seq])?;
+        }
+    }
+    Ok(rows.last().map(|(seq, _)| *seq))
+}
+
+/// Writes what was committed to the disk: in `normal` mode nobody else does, until the log is
+/// copied.
+pub(super) fn sync(config: &SqliteStoreConfig) -> std::io::Result<()> {
+    if config.durability == Durability::Full {
+        return Ok(());
+    }
+    let wal: PathBuf = database::wal_file(&config.data_dir);
+    match std::fs::File::open(wal) {
+        Ok(wal) => wal.sync_data(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
