@@ -28,32 +28,33 @@ pub(crate) fn run(what: &MigrateOptions, options: &Options) -> anyhow::Result<()
         Ok(migrated?)
     });
     bar.finish_and_clear();
-    let Progress {
-        sessions,
-        users,
-        entries,
-        present,
-    } = migrated?;
+    let done = migrated?;
     let mut out = std::io::stdout().lock();
     // Whoever closed standard output does not want to know.
     let _ = writeln!(
         out,
-        "copied {} sessions, and {entries} entries of the message lists of {} users, to {} in {:.1} s; \
-         {present} were there already",
-        sessions.0,
-        users.0,
+        "copied {} sessions and {} entries of the message lists of {} users to {} in {:.1} s; \
+         {} were there already, {} sessions had expired",
+        done.sessions_added,
+        done.entries_added,
+        done.users.done,
         migration.to,
         began.elapsed().as_secs_f64(),
+        done.present,
+        done.expired,
     );
     Ok(())
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {
+    let Progress {
+        sessions, users, ..
+    } = progress;
     // A session is one key; a user's list may be long, so the message tells how many entries.
-    bar.set_length(progress.sessions.1 + progress.users.1);
-    bar.set_position(progress.sessions.0 + progress.users.0);
+    bar.set_length(sessions.of + users.of);
+    bar.set_position(sessions.done + users.done);
     bar.set_message(format!(
-        "{} of {} users, {} entries",
-        progress.users.0, progress.users.1, progress.entries
+        "{} of {} users, {} entries added",
+        users.done, users.of, progress.entries_added
     ));
 }

@@ -13,6 +13,7 @@ use redis::{AsyncConnectionConfig, RedisError, RedisResult, Script};
 use crate::chat::message::Message;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::redis_url::RedisUrl;
+use crate::store::Session;
 use crate::store::redis::DEDUPE_WINDOW;
 use crate::store::sqlite::{
     DatabaseError, Durability, Expiring, Export, Log, Mark, SqliteStoreConfig,
@@ -23,6 +24,9 @@ const CHUNK: usize = 200;
 
 /// How long Redis may take for one command.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a list that is not in its place yet is kept.
+const HALF_BUILT: Duration = Duration::from_secs(60 * 60);
 
 /// Says in a Redis that what is in it was copied from one data directory.
 const ORIGIN_KEY: &str = "cc:migrated-from";
@@ -62,14 +66,27 @@ pub struct Migration {
 /// What was done, or has been done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Sessions copied, and all there are.
-    pub sessions: (u64, u64),
-    /// Users whose messages were copied, and all that have some.
-    pub users: (u64, u64),
+    /// Sessions looked at.
+    pub sessions: Part,
+    /// Users whose messages were looked at.
+    pub users: Part,
+    /// Sessions copied.
+    pub sessions_added: u64,
     /// Entries added to users' lists: two for a message, one for each side.
-    pub entries: u64,
+    pub entries_added: u64,
     /// Sessions and entries that were there already.
     pub present: u64,
+    /// Sessions whose time was over.
+    pub expired: u64,
+}
+
+/// How much of something is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Part {
+    /// So much.
+    pub done: u64,
+    /// Of so much.
+    pub of: u64,
 }
 
 /// Why a migration ended early. It can be run again.
@@ -130,22 +147,20 @@ pub async fn migrate(
     target.mark(&origin).await.map_err(failed)?;
 
     let mut progress = Progress::default();
-    progress.sessions.1 = export.session_count()?;
+    progress.sessions.of = export.session_count()?;
     let logs = export.logs()?;
-    progress.users.1 = logs.len() as u64;
+    progress.users.of = logs.len() as u64;
     tell(&progress);
     let mut after = String::new();
     loop {
         let sessions = export.sessions(&after)?;
         let Some(last) = sessions.last() else { break };
         after.clone_from(&last.value.id);
-        for session in &sessions {
-            if target.add_session(session).await.map_err(failed)? {
-                progress.sessions.0 += 1;
-            } else {
-                progress.present += 1;
-            }
-        }
+        progress.sessions.done += sessions.len() as u64;
+        target
+            .add_sessions(&sessions, &mut progress)
+            .await
+            .map_err(failed)?;
         tell(&progress);
     }
     for log in &logs {
@@ -156,7 +171,7 @@ pub async fn migrate(
                 AddError::Redis(source) => failed(source),
                 AddError::Other(error) => error,
             })?;
-        progress.users.0 += 1;
+        progress.users.done += 1;
         tell(&progress);
     }
     Ok(progress)
@@ -220,21 +235,32 @@ impl Target {
             .await
     }
 
-    async fn add_session(
+    async fn add_sessions(
         &mut self,
-        session: &Expiring<crate::store::Session>,
-    ) -> RedisResult<bool> {
-        let left = session.left.as_millis() as u64;
-        if left == 0 {
-            return Ok(false);
+        sessions: &[Expiring<Session>],
+        progress: &mut Progress,
+    ) -> RedisResult<()> {
+        // All at once: a round trip for each would take its time where Redis is far away.
+        let script = self.add_session.load_async(&mut self.connection).await?;
+        let mut commands = redis::pipe();
+        for Expiring { value, left } in sessions {
+            let left = left.as_millis() as u64;
+            if left == 0 {
+                progress.expired += 1;
+                continue;
+            }
+            let command = commands.cmd("EVALSHA").arg(&script).arg(1);
+            let command = command.arg(format!("session:{}", value.id));
+            command.arg(&value.user).arg(&value.name).arg(left);
         }
-        self.add_session
-            .key(format!("session:{}", session.value.id))
-            .arg(&session.value.user)
-            .arg(&session.value.name)
-            .arg(left)
-            .invoke_async(&mut self.connection)
-            .await
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let added: Vec<bool> = commands.query_async(&mut self.connection).await?;
+        let new = added.iter().filter(|added| **added).count();
+        progress.sessions_added += new as u64;
+        progress.present += (added.len() - new) as u64;
+        Ok(())
     }
 
     /// Builds the user's list beside the one that is there, and puts it in its place.
@@ -289,9 +315,12 @@ impl Target {
                 entries.extend(merge.rest());
             }
             for chunk in entries.chunks(CHUNK) {
-                redis::cmd("RPUSH")
-                    .arg(&building)
-                    .arg(chunk)
+                redis::pipe()
+                    .rpush(&building, chunk)
+                    .ignore()
+                    // Should nobody complete it.
+                    .pexpire(&building, HALF_BUILT.as_millis() as i64)
+                    .ignore()
                     .exec_async(&mut self.connection)
                     .await?;
             }
@@ -325,7 +354,7 @@ impl Target {
         if !replaced {
             return Err(AddError::Other(MigrateError::Changing(user.clone())));
         }
-        progress.entries += added;
+        progress.entries_added += added;
         Ok(())
     }
 }

@@ -2,18 +2,23 @@
 
 mod conformance;
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_worker::store::Store;
-use chat_worker::store::sqlite::{Durability, SqliteStore, SqliteStoreConfig};
+use chat_worker::chat::history::PageRequest;
+use chat_worker::chat::message::Message;
+use chat_worker::store::sqlite::{self, Durability, SqliteStore, SqliteStoreConfig};
+use chat_worker::store::{Announce, Health, Position, Store, StoreError};
 use futures_util::future::BoxFuture;
-use redis_adapter::{Bus, BusError};
+use redis_adapter::{Bus, BusError, Publication};
+use rusqlite::Connection;
 use tokio::sync::watch;
 
-use conformance::{Cluster, Lives};
+use conformance::{Cluster, Lives, PATIENCE, message, session, unannounced};
 
 /// Keeps what is published.
 struct Recorder {
@@ -74,4 +79,263 @@ fn config(data_dir: &Path) -> SqliteStoreConfig {
 #[tokio::test]
 async fn sqlite_conforms() {
     conformance::run(&Directory(tempfile::tempdir().unwrap())).await;
+}
+
+#[tokio::test]
+async fn sqlite_conforms_when_each_commit_is_synced() {
+    struct Synced(tempfile::TempDir);
+    impl Cluster for Synced {
+        fn process_with(&self, lives: Lives) -> Arc<dyn Store> {
+            let config = SqliteStoreConfig {
+                durability: Durability::Full,
+                session_ttl: lives.session,
+                message_ttl: lives.message,
+                ..config(self.0.path())
+            };
+            SqliteStore::start(config, Recorder::new()).unwrap()
+        }
+    }
+    conformance::run(&Synced(tempfile::tempdir().unwrap())).await;
+}
+
+fn start(config: SqliteStoreConfig) -> Arc<SqliteStore> {
+    SqliteStore::start(config, Recorder::new()).unwrap()
+}
+
+/// To look at what is stored.
+fn inspect(data_dir: &Path) -> Connection {
+    Connection::open(data_dir.join("chat.db")).unwrap()
+}
+
+fn count(connection: &Connection, what: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM {what}");
+    connection.query_row(&count, [], |row| row.get(0)).unwrap()
+}
+
+async fn until(what: &str, mut ask: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !ask() {
+        assert!(Instant::now() < deadline, "this does not happen: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn until_moved(connection: &Connection) {
+    until("all is moved", || count(connection, "recent") == 0).await;
+}
+
+async fn send(store: &SqliteStore, id: &str, from: &str, to: &str) {
+    let new = message(id, from, to);
+    assert!(store.append(new, unannounced()).await.unwrap().fresh);
+}
+
+fn ids(messages: &[Message]) -> Vec<&str> {
+    messages.iter().filter_map(|m| m.id.as_deref()).collect()
+}
+
+async fn replayed(store: &SqliteStore, user: &str) -> Vec<Message> {
+    let replay = store.replay(user, Position::default()).await.unwrap();
+    replay.messages
+}
+
+async fn page(store: &SqliteStore, user: &str, with: &str) -> Vec<Message> {
+    let request = PageRequest {
+        with: with.into(),
+        before: None,
+        limit: 200,
+    };
+    store.page(user, &request).await.unwrap()
+}
+
+async fn up(store: &SqliteStore, up: bool) {
+    let mut health = store.health();
+    let changed = health.wait_for(|health| (*health == Health::Up) == up);
+    let changed = tokio::time::timeout(PATIENCE, changed).await;
+    changed.expect("in time").unwrap();
+}
+
+/// A look at the length of the log opened `chat.db-shm` and closed it again, which ended this
+/// process's locks on it. The next process to come cut the file short, and all others died of
+/// SIGBUS.
+#[tokio::test]
+async fn the_lock_that_says_that_the_log_is_in_use_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path()));
+    for n in 0..300 {
+        send(&store, &format!("m{n}"), "a", "b").await;
+    }
+    until("the upkeep did its rounds", || {
+        // On a connection that stays: closing one must not be what this test looks at.
+        count(&inspect(dir.path()), "recent") == 0
+    })
+    .await;
+    let index = std::fs::metadata(dir.path().join("chat.db-shm")).unwrap();
+    let (pid, inode) = (std::process::id().to_string(), index.ino().to_string());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let held = locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // SQLite's "dead man's switch" is byte 128 of that file.
+        matches!(words[..], [_, "POSIX", _, "READ", of, file, "128", "128"]
+            if of == pid && file.rsplit(':').next() == Some(&inode))
+    });
+    assert!(held, "{locks}");
+}
+
+#[tokio::test]
+async fn a_message_is_announced_once_and_before_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = Recorder::new();
+    let store = SqliteStore::start(config(dir.path()), bus.clone()).unwrap();
+    let announce = |id: &str| -> Announce {
+        let channel = id.to_owned();
+        Box::new(move |at| {
+            let payload = at.to_string().into();
+            vec![Publication { channel, payload }]
+        })
+    };
+    for (id, to) in [("m1", "b"), ("m2", "a")] {
+        let first = store.append(message(id, "a", to), announce(id)).await;
+        let first = first.unwrap();
+        let published = bus.published.lock().unwrap().clone();
+        let expected = (id.to_owned(), Bytes::from(first.at.to_string()));
+        assert_eq!(published.last(), Some(&expected));
+        let again = store.append(message(id, "a", to), announce(id)).await;
+        assert_eq!(again.unwrap().at, first.at);
+        assert_eq!(bus.published.lock().unwrap().len(), published.len());
+    }
+}
+
+/// While nobody can write, sends are refused in time and reads go on; what was refused because its
+/// time was over is not stored behind its sender's back.
+#[tokio::test]
+async fn a_lock_that_is_not_given_back_costs_bounded_time_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(SqliteStoreConfig {
+        operation_timeout: Duration::from_millis(500),
+        ..config(dir.path())
+    });
+    store.connect(&session("a"), "s1").await.unwrap();
+    send(&store, "m1", "a", "b").await;
+    up(&store, true).await;
+
+    let lock = File::open(dir.path().join("writer.lock")).unwrap();
+    lock.lock().unwrap();
+    let asked = Instant::now();
+    // The first is taken by the writer, which waits for the lock; the second waits behind it.
+    let new = |id| store.append(message(id, "a", "b"), unannounced());
+    let (taken, waiting) = tokio::join!(new("m2"), new("m3"));
+    for refused in [taken, waiting] {
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    }
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    up(&store, false).await;
+    assert_eq!(ids(&replayed(&store, "b").await), ["m1"]);
+    assert_eq!(store.users().await.unwrap().len(), 1);
+    assert!(store.find_session("session-of-a").await.unwrap().is_some());
+    lock.unlock().unwrap();
+
+    up(&store, true).await;
+    // It was under way, and may have been stored; sending it again tells.
+    let new = message("m2", "a", "b");
+    store.append(new, unannounced()).await.unwrap();
+    assert_eq!(ids(&replayed(&store, "b").await), ["m1", "m2"]);
+    send(&store, "m3", "a", "b").await;
+}
+
+#[tokio::test]
+async fn what_nobody_has_any_more_is_removed_and_what_one_side_has_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let ttl = Duration::from_millis(1500);
+    let store = start(SqliteStoreConfig {
+        message_ttl: ttl,
+        ..config(dir.path())
+    });
+    up(&store, true).await;
+    let connection = inspect(dir.path());
+    send(&store, "m1", "a", "b").await;
+    send(&store, "m2", "a", "c").await;
+    // `b` goes on talking to somebody else, so it keeps what it has; the time of the others passes.
+    let mut n = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while !replayed(&store, "a").await.is_empty() {
+        assert!(Instant::now() < deadline, "nothing expires");
+        n += 1;
+        send(&store, &format!("n{n}"), "b", "d").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(page(&store, "a", "b").await.is_empty());
+    assert!(replayed(&store, "c").await.is_empty());
+    assert_eq!(ids(&page(&store, "b", "a").await), ["m1"]);
+    // Who begins anew ends the old log, which is then swept.
+    send(&store, "m3", "a", "c").await;
+    let mut wait = tokio::time::interval(Duration::from_millis(100));
+    while count(&connection, "messages WHERE id = 'm2'") > 0 {
+        assert!(Instant::now() < deadline, "nothing is removed");
+        n += 1;
+        send(&store, &format!("n{n}"), "b", "d").await;
+        wait.tick().await;
+    }
+    assert_eq!(ids(&page(&store, "b", "a").await), ["m1"]);
+}
+
+#[tokio::test]
+async fn a_position_by_age_leaves_out_what_is_older_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path()));
+    let from = async |age: Duration| {
+        let position = store.position(age).await.unwrap().expect("one order");
+        let replay = store.replay("b", position).await.unwrap();
+        ids(&replay.messages).join(" ")
+    };
+    assert_eq!(from(Duration::ZERO).await, "");
+    for id in ["m1", "m2"] {
+        send(&store, id, "a", "b").await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let since = Instant::now();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Once while they are recent, and once after they were moved, if only from now on.
+    for moved in [false, true] {
+        if moved {
+            until_moved(&inspect(dir.path())).await;
+        } else {
+            send(&store, "m3", "a", "b").await;
+        }
+        assert_eq!(from(since.elapsed()).await, "m3");
+        assert_eq!(from(Duration::from_secs(3600)).await, "m1 m2 m3");
+        // What is stored in this very millisecond is none too old.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(from(Duration::ZERO).await, "");
+    }
+    send(&store, "m4", "a", "b").await;
+    assert_eq!(from(since.elapsed()).await, "m3 m4");
+}
+
+#[tokio::test]
+async fn other_databases_are_refused_and_left_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |prepare: &str| {
+        let dir = tempfile::tempdir_in(dir.path()).unwrap();
+        let connection = inspect(dir.path());
+        connection.execute_batch(prepare).unwrap();
+        drop(connection);
+        let before = std::fs::read(dir.path().join("chat.db")).unwrap();
+        let why = sqlite::check(dir.path()).unwrap_err().to_string();
+        assert!(!why.contains('\n'), "{why}");
+        assert!(before == std::fs::read(dir.path().join("chat.db")).unwrap());
+        why
+    };
+    let others = "CREATE TABLE others (a); INSERT INTO others VALUES (1);";
+    let why = refused(others);
+    assert!(why.contains("not a database of chat-cluster"), "{why}");
+    let why = refused(&format!("{others} PRAGMA application_id = 7;"));
+    assert!(why.contains("not a database of chat-cluster"), "{why}");
+    let newer = "PRAGMA application_id = 0x63636462; PRAGMA user_version = 99;";
+    let why = refused(&format!("{others} {newer}"));
+    assert!(why.contains("another version"), "{why}");
+    // One that is only just made by a process that died at once is completed.
+    let empty = tempfile::tempdir_in(dir.path()).unwrap();
+    File::create(empty.path().join("chat.db")).unwrap();
+    sqlite::check(empty.path()).unwrap();
+    sqlite::check(empty.path()).unwrap();
 }

@@ -103,8 +103,11 @@ pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection
     };
     make_file(&path).map_err(|error| other(error.to_string()))?;
     let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    // First of all: what is not ours is not touched.
+    let state = recognise(&path, &connection)?;
     prepare(&connection, durability).map_err(failed)?;
-    if let State::New = recognise(&path, &connection)? {
+    if let State::New = state {
         create(&mut connection).map_err(failed)?;
         // The names of the new files, too, must survive a power cut.
         let synced = File::open(data_dir).and_then(|dir| dir.sync_all());
@@ -124,13 +127,20 @@ pub(super) enum State {
 /// # Errors
 /// It is of another version, or not ours.
 pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseError> {
+    let failed = |error| describe(path, error);
     let number = |pragma| {
         let read = connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-        read.map_err(|error| describe(path, error))
+        read.map_err(failed)
+    };
+    let empty = || {
+        let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        });
+        tables.map(|tables| tables == 0).map_err(failed)
     };
     let why = match (number("application_id")?, number("user_version")?) {
         (APPLICATION_ID, VERSION) => return Ok(State::Ready),
-        (0, 0) => return Ok(State::New),
+        (0, 0) if empty()? => return Ok(State::New),
         (APPLICATION_ID, other) => format!(
             "made by another version of chat-cluster (schema {other}, this one knows {VERSION})"
         ),
@@ -184,7 +194,6 @@ pub(super) fn open_beside(
 }
 
 fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "journal_mode", "wal")?;
     let synchronous = match durability {
@@ -199,14 +208,6 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
 
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 {
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
-            None,
-        ));
-    }
     transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;

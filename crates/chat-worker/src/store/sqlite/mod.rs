@@ -19,7 +19,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis_adapter::Bus;
@@ -51,6 +50,8 @@ mod holder_lock;
 mod messages;
 mod presence;
 mod process_file;
+#[cfg(test)]
+mod query_plans;
 mod reader;
 mod thread;
 mod threads;
@@ -137,7 +138,6 @@ impl SqliteStore {
         let process = Arc::new(ProcessFile::create(&config.data_dir, &instance).map_err(failed)?);
         let health = Arc::new(DatabaseHealth::new(database::file(&config.data_dir)));
         let live = Arc::new(Live::default());
-        let commits = Arc::new(AtomicUsize::new(0));
         let progress = Arc::new(Progress::default());
         let writer = Writer {
             config: config.clone(),
@@ -146,7 +146,6 @@ impl SqliteStore {
             health: health.clone(),
             bus,
             lock_path: config.data_dir.join(WRITERS_LOCK),
-            commits: commits.clone(),
             progress: progress.clone(),
         };
         let writes = Arc::new(writer.start().map_err(failed)?);
@@ -157,7 +156,6 @@ impl SqliteStore {
             health: health.clone(),
             writes: writes.clone(),
             progress,
-            commits,
         });
         Ok(Arc::new(Self {
             _threads: threads.map_err(failed)?,

@@ -62,7 +62,11 @@ impl ProcessFile {
             path,
             file,
         };
-        this.beat()?;
+        if let Err(error) = this.beat() {
+            // On a full disk. It is tried again and again; until then nobody can tell a frozen
+            // process, and the living are known by the lock.
+            tracing::debug!(%error, "the heartbeat cannot be written");
+        }
         Ok(this)
     }
 

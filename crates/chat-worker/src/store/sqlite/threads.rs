@@ -3,17 +3,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::SqliteStoreConfig;
 use super::health::DatabaseHealth;
 use super::process_file::ProcessFile;
 use super::thread;
 use super::upkeep::{self, Upkeep};
 use super::watchdog::Watchdog;
 use super::writer::{Progress, Write, WriteQueue};
+use super::{Durability, SqliteStoreConfig};
 
 /// Between two beats. A process counts as frozen after 2 s without one.
 const BEAT: Duration = Duration::from_millis(250);
@@ -46,7 +45,6 @@ pub(super) struct Shared {
     pub(super) health: Arc<DatabaseHealth>,
     pub(super) writes: Arc<WriteQueue>,
     pub(super) progress: Arc<Progress>,
-    pub(super) commits: Arc<AtomicUsize>,
 }
 
 impl Threads {
@@ -92,9 +90,16 @@ fn beat(shared: &Shared, mut watchdog: Watchdog, stop: &mpsc::Receiver<()>) {
 
 fn keep_up(shared: &Shared, stop: &mpsc::Receiver<()>) {
     let mut tools: Option<Upkeep> = None;
-    let mut synced = (Instant::now(), 0);
+    let mut synced = Instant::now();
     let mut said = None;
     while pause(stop, UPKEEP) {
+        // Whatever becomes of the rest: what was acknowledged has to get to the disk.
+        if shared.config.durability == Durability::Normal && synced.elapsed() >= SYNC {
+            synced = Instant::now();
+            if let Err(error) = upkeep::sync(&shared.config.data_dir, tools.as_mut()) {
+                tracing::warn!(%error, "the write-ahead log cannot be written to the disk; trying on");
+            }
+        }
         if !shared.health.is_up() {
             tools = None;
             continue;
@@ -106,13 +111,7 @@ fn keep_up(shared: &Shared, stop: &mpsc::Receiver<()>) {
             let Some(open) = &mut tools else {
                 return Ok(());
             };
-            open.run(&shared.process)?;
-            let commits = shared.commits.load(Ordering::Relaxed);
-            if synced.0.elapsed() >= SYNC && synced.1 != commits {
-                synced = (Instant::now(), commits);
-                upkeep::sync(&shared.config).map_err(|error| error.to_string())?;
-            }
-            Ok(())
+            open.run(&shared.process)
         }));
         let why = match round {
             Ok(Ok(())) => None,

@@ -2,7 +2,9 @@
 //! `messages`, expired ones go, and the write-ahead log is kept short.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -11,7 +13,7 @@ use super::database;
 use super::holder_lock::HolderLock;
 use super::process_file::ProcessFile;
 use super::threads::{UPKEEP_LOCK, WRITERS_LOCK};
-use super::{Durability, SqliteStoreConfig, millis, wall_clock};
+use super::{SqliteStoreConfig, millis, wall_clock};
 
 /// Rows that one transaction moves: it keeps the writers waiting for some 2 ms.
 const MOVE: i64 = 100;
@@ -21,6 +23,9 @@ const MOVE_ANYWAY: Duration = Duration::from_millis(250);
 
 /// Between two transactions of the upkeep, for the writers.
 const BREATH: Duration = Duration::from_millis(2);
+
+/// One kind of work goes on for that long at most, before it is another one's turn.
+const ROUND: Duration = Duration::from_millis(500);
 
 /// The write-ahead log begins anew when it has that many pages, 64 MiB: writers wait for it some
 /// 10 ms, every few seconds at the rates that it is made for.
@@ -80,6 +85,8 @@ pub(super) struct Upkeep {
     turn: HolderLock,
     connection: Connection,
     swept: Option<Instant>,
+    /// What SQLite's `data_version` was before the last sync.
+    synced: Option<i64>,
 }
 
 impl Upkeep {
@@ -96,6 +103,7 @@ impl Upkeep {
             turn: lock(UPKEEP_LOCK)?,
             connection,
             swept: None,
+            synced: None,
         })
     }
 
@@ -107,6 +115,7 @@ impl Upkeep {
             turn,
             connection,
             swept,
+            ..
         } = self;
         let Some(_turn) = turn.try_lock(process).map_err(|error| error.to_string())? else {
             return Ok(());
@@ -117,13 +126,18 @@ impl Upkeep {
             writers,
             connection,
         };
-        while round.rows_wait()? {
+        let began = Instant::now();
+        while began.elapsed() < ROUND && round.rows_wait()? {
             round.write(move_some)?;
             std::thread::sleep(BREATH);
         }
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
             *swept = Some(Instant::now());
-            while round.something_expired()? && round.write(sweep_some)? {
+            let began = Instant::now();
+            while began.elapsed() < ROUND
+                && round.something_expired()?
+                && round.write(sweep_some)?
+            {
                 std::thread::sleep(BREATH);
             }
         }
@@ -377,16 +391,32 @@ fn sweep_messages(
     Ok(rows.last().map(|(seq, _)| *seq))
 }
 
-/// Writes what was committed to the disk: in `normal` mode nobody else does, until the log is
-/// copied.
-pub(super) fn sync(config: &SqliteStoreConfig) -> std::io::Result<()> {
-    if config.durability == Durability::Full {
+/// Writes to the disk what any process has committed: in `normal` mode nobody else does, until the
+/// log is copied. Each process does, since the one that committed may be dead. Nothing is written
+/// when nothing was committed since the last time, as far as `tools` can tell.
+pub(super) fn sync(data_dir: &Path, tools: Option<&mut Upkeep>) -> std::io::Result<()> {
+    let version = |tools: &Upkeep| {
+        let version = tools
+            .connection
+            .pragma_query_value(None, "data_version", |row| row.get(0));
+        version.ok()
+    };
+    // Before the sync: what is committed during it is for the next one.
+    let committed: Option<i64> = tools.as_deref().and_then(version);
+    if let Some(tools) = &tools
+        && committed.is_some()
+        && committed == tools.synced
+    {
         return Ok(());
     }
-    let wal: PathBuf = database::wal_file(&config.data_dir);
-    match std::fs::File::open(wal) {
-        Ok(wal) => wal.sync_data(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    // No lock of SQLite's is on this file, so it may be opened and closed.
+    match File::open(database::wal_file(data_dir)) {
+        Ok(wal) => wal.sync_data()?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
+    if let Some(tools) = tools {
+        tools.synced = committed;
+    }
+    Ok(())
 }

@@ -121,8 +121,6 @@ pub(super) struct Writer {
     pub(super) health: Arc<DatabaseHealth>,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) lock_path: PathBuf,
-    /// Commits of this process, for whoever syncs them.
-    pub(super) commits: Arc<AtomicUsize>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -184,14 +182,7 @@ impl Writer {
                 batch.push(next);
             }
             waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            let now = Instant::now();
-            batch.retain(
-                |write| !matches!(write, Write::Append { deadline, .. } if *deadline <= now),
-            );
-            if batch.is_empty() {
-                continue;
-            }
-            self.progress.set(Some(now));
+            self.progress.set(Some(Instant::now()));
             // A defect in here must not leave a store that takes operations and never answers.
             let done = catch_unwind(AssertUnwindSafe(|| self.write(&mut tools, batch)));
             if done.is_err() {
@@ -203,10 +194,9 @@ impl Writer {
         }
     }
 
-    fn write(&self, tools: &mut Tools, batch: Vec<Write>) {
-        match self.commit(tools, &batch) {
+    fn write(&self, tools: &mut Tools, mut batch: Vec<Write>) {
+        match self.commit(tools, &mut batch) {
             Ok(outcomes) => {
-                self.commits.fetch_add(1, Ordering::Relaxed);
                 self.health.up();
                 for (write, outcome) in batch.into_iter().zip(outcomes) {
                     self.tell(write, outcome);
@@ -221,8 +211,9 @@ impl Writer {
         }
     }
 
-    /// All of `batch` in one transaction, or nothing.
-    fn commit(&self, tools: &mut Tools, batch: &[Write]) -> Result<Vec<Outcome>, String> {
+    /// All of `batch` in one transaction, or nothing. Without those that nobody waits for any more
+    /// when it is this process's turn.
+    fn commit(&self, tools: &mut Tools, batch: &mut Vec<Write>) -> Result<Vec<Outcome>, String> {
         let lock = match &mut tools.lock {
             Some(lock) => lock,
             none => {
@@ -233,6 +224,8 @@ impl Writer {
         let _held = lock
             .lock(&self.process)
             .map_err(|error| error.to_string())?;
+        let now = Instant::now();
+        batch.retain(|write| !matches!(write, Write::Append { deadline, .. } if *deadline <= now));
         let connection = match &mut tools.connection {
             Some(connection) => connection,
             none => {
