@@ -37,11 +37,11 @@ build: tools-cc web ## build the release binary
 web: $(if $(wildcard web/package-lock.json),$(call npm_stamp,web)) ## install the client bundle that the binary serves
 
 .PHONY: test
-test: tools-redis tools-systemd js build ## every test: Rust, documentation, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk js build ## every test: Rust, documentation, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 .PHONY: lint
@@ -67,7 +67,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-systemd tools-lint
+.PHONY: tools-redis tools-cc tools-systemd tools-disk tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
@@ -75,6 +75,9 @@ tools-cc:
 # For the check of the systemd unit.
 tools-systemd:
 	@scripts/need.sh systemd-analyze systemd
+# For the test of a power cut.
+tools-disk:
+	@scripts/need.sh mkfs.ext4 e2fsprogs
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -59,6 +59,12 @@ export class Load {
     await until(() => this.acked >= goal, `${count} more messages are acknowledged`, 60_000);
   }
 
+  /** Ends it, whatever is under way. */
+  stop() {
+    clearInterval(this.timer);
+    this.users.forEach((user) => user.close());
+  }
+
   /** Sends nothing new, and waits until everything is acknowledged. */
   async finish() {
     clearInterval(this.timer);

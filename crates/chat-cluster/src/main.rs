@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let ran = match cli.command {
         Some(cli::Command::Worker) => worker::run(),
-        Some(cli::Command::Migrate(what)) => migrate::run(&what, &cli.options),
+        Some(cli::Command::Migrate(what)) => migrate::run(&what),
         None => match master::Settings::new(&cli.options) {
             Ok(settings) => master::run(settings),
             Err(error) => {

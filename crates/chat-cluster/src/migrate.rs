@@ -7,17 +7,15 @@ use chat_worker::migrate::{Migration, Progress, migrate};
 use chat_worker::parse_redis_url;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{MigrateOptions, Options};
+use crate::cli::MigrateOptions;
 use crate::signals::block_on;
 
 /// Runs to the end. A bar on standard error, if that is a terminal; one line on standard output.
-pub(crate) fn run(what: &MigrateOptions, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(what: &MigrateOptions) -> anyhow::Result<()> {
     let migration = Migration {
         from: what.from.clone(),
         to: parse_redis_url(&what.to)?,
         merge: what.merge,
-        session_ttl: options.session_ttl,
-        message_ttl: options.message_ttl,
     };
     let began = Instant::now();
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(

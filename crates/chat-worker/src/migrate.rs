@@ -15,9 +15,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::redis_url::RedisUrl;
 use crate::store::Session;
 use crate::store::redis::DEDUPE_WINDOW;
-use crate::store::sqlite::{
-    DatabaseError, Durability, Expiring, Export, Log, Mark, SqliteStoreConfig,
-};
+use crate::store::sqlite::{DatabaseError, Expiring, Export, Log, Mark};
 
 /// Messages of one command.
 const CHUNK: usize = 200;
@@ -57,10 +55,6 @@ pub struct Migration {
     pub to: RedisUrl,
     /// Add to a Redis that has keys already.
     pub merge: bool,
-    /// As the cluster had it: for the messages of its last moment.
-    pub session_ttl: Duration,
-    /// As the cluster had it: for the messages of its last moment.
-    pub message_ttl: Duration,
 }
 
 /// What was done, or has been done so far.
@@ -126,14 +120,7 @@ pub async fn migrate(
 ) -> Result<Progress, MigrateError> {
     let dir = DataDir::existing(&migration.from)?;
     let _alone = dir.claim_alone()?;
-    let export = Export::open(&SqliteStoreConfig {
-        data_dir: dir.path().to_owned(),
-        durability: Durability::Normal,
-        session_ttl: migration.session_ttl,
-        message_ttl: migration.message_ttl,
-        operation_timeout: PATIENCE,
-        tend_interval: PATIENCE,
-    })?;
+    let export = Export::open(dir.path())?;
     let url = migration.to.to_string();
     let failed = |source| MigrateError::Redis {
         url: url.clone(),

@@ -71,7 +71,8 @@ CREATE TABLE sweeps (            -- expired logs, and up to where their messages
 
 CREATE TABLE state (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO state (name, value)
-VALUES ('moved_seq', 0), ('moved_at', 0), ('probe', 0), ('origin', abs(random() / 2));
+VALUES ('moved_seq', 0), ('moved_at', 0), ('probe', 0), ('origin', abs(random() / 2)),
+       ('session_ttl', 0), ('message_ttl', 0);
 ";
 
 /// Why the database cannot be used; one line.

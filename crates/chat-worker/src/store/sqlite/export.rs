@@ -8,12 +8,12 @@ use rusqlite::{Connection, params};
 use super::database::{self, DatabaseError};
 use super::messages::message;
 use super::process_file::ProcessFile;
-use super::{SqliteStoreConfig, upkeep, wall_clock};
+use super::{upkeep, wall_clock};
 use crate::chat::identity::random_id;
 use crate::chat::message::Message;
 use crate::store::Session;
 
-pub(super) const ORIGIN: &str = "SELECT value FROM state WHERE name = 'origin'";
+pub(super) const NOTED: &str = "SELECT value FROM state WHERE name = ?1";
 pub(super) const SESSION_COUNT: &str = "SELECT count(*) FROM sessions";
 pub(super) const SESSIONS: &str = "
 SELECT id, user, name, expires, EXISTS (SELECT 1 FROM sockets WHERE session = sessions.id)
@@ -58,12 +58,11 @@ pub struct Mark(i64);
 
 impl Export {
     /// Opens the database of a data directory, whose [`DataDir`](crate::data_dir::DataDir) has to
-    /// be claimed alone. `config` is that of the cluster that made it.
+    /// be claimed alone.
     ///
     /// # Errors
     /// [`DatabaseError`], one line.
-    pub fn open(config: &SqliteStoreConfig) -> Result<Self, DatabaseError> {
-        let data_dir: &Path = &config.data_dir;
+    pub fn open(data_dir: &Path) -> Result<Self, DatabaseError> {
         let failed = |why: String| DatabaseError {
             path: database::file(data_dir),
             why,
@@ -74,11 +73,15 @@ impl Export {
         let opened = database::open_beside(data_dir, &process);
         process.end();
         let mut connection = opened?;
-        upkeep::move_all(&mut connection, config)
-            .map_err(|error| failed(database::reason(&error)))?;
+        let lives = (|| {
+            let message_ttl = noted(&connection, "message_ttl")?;
+            upkeep::move_all(&mut connection, message_ttl)?;
+            noted(&connection, "session_ttl")
+        })();
+        let session_ttl = lives.map_err(|error| failed(database::reason(&error)))?;
         Ok(Self {
             connection,
-            session_ttl: config.session_ttl,
+            session_ttl: Duration::from_millis(session_ttl.max(0) as u64),
         })
     }
 
@@ -97,8 +100,7 @@ impl Export {
     /// # Errors
     /// When it cannot be read.
     pub fn origin(&self) -> Result<String, DatabaseError> {
-        let row = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let origin = self.read(|connection| connection.query_row(ORIGIN, [], row))?;
+        let origin = self.read(|connection| noted(connection, "origin"))?;
         Ok(format!("{origin:016x}"))
     }
 
@@ -181,6 +183,11 @@ impl Export {
             Ok((messages, mark))
         })
     }
+}
+
+/// A number that the database keeps under a name.
+fn noted(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.query_row(NOTED, [name], |row| row.get(0))
 }
 
 fn since(now: i64, expires: i64) -> Duration {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{Durability, database, export, messages, presence, upkeep};
+use super::{Durability, database, export, messages, presence, upkeep, writer};
 
 /// Where people can read them.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/query-plans.md");
@@ -26,12 +26,13 @@ const STATEMENTS: &[(&str, &str, &str)] = statements! {
     messages: TAIL_OF_RECENT, TAIL_OF_MOVED, KNOWN_RECENT, KNOWN_MOVED, INSERT, TIMES_OF_RECENT,
         LOG_OF, REPLAY_RECENT, REPLAY_MOVED, BEFORE_RECENT, BEFORE_MOVED, PAGE_RECENT, PAGE_MOVED,
         FIRST_RECENT, OLD_RECENT, MOVED_FROM;
+    writer: NOTE_LIFE;
     presence: SESSION, USERS, INSTANCES, ADD_INSTANCE, REMOVE_INSTANCE, ADD_SOCKET, REMOVE_SOCKET,
         SOCKETS_OF_INSTANCE, HAS_SOCKETS, WRITE_SESSION, RENEW_SESSION;
     upkeep: SPAN_OF_RECENT, OLDEST, MOVE_IN, MOVE_OUT, MOVED, LOG, NEW_LOG, EXTEND_LOG, END_LOG,
         TO_SWEEP, EXPIRED_LOGS, EXPIRED_SESSIONS, REMOVE_SESSION, NEXT_SWEEP, SENT, RECEIVED,
         SWEPT_TO, SWEPT, REMOVE_MESSAGE;
-    export: ORIGIN, SESSION_COUNT, SESSIONS, LOGS, MESSAGES;
+    export: NOTED, SESSION_COUNT, SESSIONS, LOGS, MESSAGES;
 };
 
 /// The steps of a plan, indented as they depend on each other.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rustix::fs::statvfs;
 
 use super::database;
 use super::holder_lock::HolderLock;
@@ -30,6 +31,12 @@ const ROUND: Duration = Duration::from_millis(500);
 /// The write-ahead log begins anew when it has that many pages, 64 MiB: writers wait for it some
 /// 10 ms, every few seconds at the rates that it is made for.
 const WAL_PAGES: i64 = 16 * 1024;
+
+/// The same, where the disk has less room than twice the log takes.
+const WAL_PAGES_SCARCE: i64 = 256;
+
+/// SQLite's default.
+const PAGE_BYTES: u64 = 4096;
 
 /// While the log is emptied writers wait, so readers that are in the way are not waited for long.
 const WAL_PATIENCE: Duration = Duration::from_millis(50);
@@ -126,9 +133,10 @@ impl Upkeep {
             writers,
             connection,
         };
+        let ttl = millis(config.message_ttl);
         let began = Instant::now();
         while began.elapsed() < ROUND && round.rows_wait()? {
-            round.write(move_some)?;
+            round.write(|connection| move_some(connection, ttl))?;
             std::thread::sleep(BREATH);
         }
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -157,16 +165,13 @@ impl Round<'_> {
         read(self.connection).map_err(|error| database::reason(&error))
     }
 
-    fn write<T>(
-        &mut self,
-        write: fn(&Connection, &SqliteStoreConfig) -> rusqlite::Result<T>,
-    ) -> Tried<T> {
+    fn write<T>(&mut self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Tried<T> {
         let held = self.writers.lock(self.process);
         let _held = held.map_err(|error| error.to_string())?;
         let done = (|| {
             let behavior = TransactionBehavior::Immediate;
             let transaction = self.connection.transaction_with_behavior(behavior)?;
-            let value = write(&transaction, self.config)?;
+            let value = write(&transaction)?;
             transaction.commit()?;
             Ok(value)
         })();
@@ -203,11 +208,24 @@ impl Round<'_> {
         })
     }
 
+    /// The log may have that many pages; it has `pages`. On a disk that is nearly full it is copied
+    /// while there is still room for the copy: a log that has filled the disk could not be.
+    fn wal_limit(&self, pages: i64) -> i64 {
+        let free =
+            statvfs(&self.config.data_dir).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let needed = pages as u64 * PAGE_BYTES * 2;
+        if free.is_ok_and(|free| free < needed) {
+            WAL_PAGES_SCARCE
+        } else {
+            WAL_PAGES
+        }
+    }
+
     /// Copies the log into the database file, and starts it anew when it has grown. The copying is
     /// done beside the writers; only what they add meanwhile is copied while they wait.
     fn shorten_wal(&mut self) -> Tried<()> {
         let wal = checkpoint(self.connection, "noop")?;
-        if wal.pages < WAL_PAGES || wal.copied == wal.pages {
+        if wal.copied == wal.pages || wal.pages < self.wal_limit(wal.pages) {
             return Ok(());
         }
         // What is added during the first round is copied in the second, without keeping anybody.
@@ -243,9 +261,8 @@ fn checkpoint(connection: &Connection, how: &str) -> Tried<Wal> {
         .map_err(|error| database::reason(&error))
 }
 
-/// Moves the oldest rows, with the logs of their users.
-fn move_some(connection: &Connection, config: &SqliteStoreConfig) -> rusqlite::Result<()> {
-    let ttl = millis(config.message_ttl);
+/// Moves the oldest rows, with the logs of their users. `ttl` is that of messages, in milliseconds.
+fn move_some(connection: &Connection, ttl: i64) -> rusqlite::Result<()> {
     let mut logs = HashMap::new();
     let mut oldest = connection.prepare_cached(OLDEST)?;
     let mut move_in = connection.prepare_cached(MOVE_IN)?;
@@ -281,16 +298,13 @@ fn move_some(connection: &Connection, config: &SqliteStoreConfig) -> rusqlite::R
 }
 
 /// Moves all there is, for who has the database alone.
-pub(super) fn move_all(
-    connection: &mut Connection,
-    config: &SqliteStoreConfig,
-) -> rusqlite::Result<()> {
+pub(super) fn move_all(connection: &mut Connection, ttl: i64) -> rusqlite::Result<()> {
     loop {
         let transaction = connection.transaction()?;
         if !transaction.prepare_cached(OLDEST)?.exists([1])? {
             return Ok(());
         }
-        move_some(&transaction, config)?;
+        move_some(&transaction, ttl)?;
         transaction.commit()?;
     }
 }
@@ -332,7 +346,7 @@ fn end_log(connection: &Connection, log: i64) -> rusqlite::Result<()> {
 }
 
 /// Removes some of what has expired; whether there may be more.
-fn sweep_some(connection: &Connection, _: &SqliteStoreConfig) -> rusqlite::Result<bool> {
+fn sweep_some(connection: &Connection) -> rusqlite::Result<bool> {
     let now = wall_clock();
     let sessions: Vec<String> = connection
         .prepare_cached(EXPIRED_SESSIONS)?

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use redis_adapter::Bus;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::database;
@@ -37,6 +37,8 @@ const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
 
 /// What an operation costs beside the content of a message.
 const OVERHEAD: usize = 256;
+
+pub(super) const NOTE_LIFE: &str = "UPDATE state SET value = ?2 WHERE name = ?1 AND value <> ?2";
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -230,7 +232,10 @@ impl Writer {
             Some(connection) => connection,
             none => {
                 let opened = database::open(&self.config.data_dir, self.config.durability);
-                none.insert(opened.map_err(|error| error.why)?)
+                let opened = opened.map_err(|error| error.why)?;
+                let noted = note_lives(&opened, &self.config);
+                noted.map_err(|error| database::reason(&error))?;
+                none.insert(opened)
             }
         };
         let outcomes = self.transaction(connection, batch);
@@ -383,4 +388,16 @@ impl Writer {
             Write::Probe => {}
         }
     }
+}
+
+/// Tells who reads the database later how long things are kept. Writes only what is new.
+fn note_lives(connection: &Connection, config: &SqliteStoreConfig) -> rusqlite::Result<()> {
+    for (name, life) in [
+        ("session_ttl", config.session_ttl),
+        ("message_ttl", config.message_ttl),
+    ] {
+        let mut note = connection.prepare_cached(NOTE_LIFE)?;
+        note.execute(params![name, millis(life)])?;
+    }
+    Ok(())
 }
