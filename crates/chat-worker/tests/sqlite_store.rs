@@ -339,3 +339,73 @@ async fn other_databases_are_refused_and_left_as_they_are() {
     sqlite::check(empty.path()).unwrap();
     sqlite::check(empty.path()).unwrap();
 }
+
+/// What a process is told by that plays the one that freezes: the data directory.
+const FREEZE_ON: &str = "CHAT_CLUSTER_TEST_FREEZE_ON";
+
+/// Reads, and stops itself in the middle of it.
+fn freeze_while_reading(data_dir: &Path) -> ! {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let store = start(config(data_dir));
+    runtime.block_on(up(&store, true));
+    let connection = inspect(data_dir);
+    connection.execute_batch("BEGIN").unwrap();
+    assert!(count(&connection, "recent") + count(&connection, "messages") > 0);
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::STOP).unwrap();
+    // It takes effect in a moment.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The log cannot begin anew under somebody who reads it, so a process that froze at that made it
+/// grow until the disk was full.
+#[test]
+fn a_process_that_freezes_while_it_reads_does_not_fill_the_disk() {
+    if let Some(data_dir) = std::env::var_os(FREEZE_ON) {
+        freeze_while_reading(data_dir.as_ref());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let store = start(config(dir.path()));
+    runtime.block_on(send(&store, "first", "a", "b"));
+    let name = "a_process_that_freezes_while_it_reads_does_not_fill_the_disk";
+    let mut frozen = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(FREEZE_ON, dir.path())
+        .spawn()
+        .unwrap();
+    let stat = format!("/proc/{}/stat", frozen.id());
+    let stopped = || std::fs::read_to_string(&stat).unwrap().contains(") T ");
+    runtime.block_on(until("it has stopped", stopped));
+
+    let wal = dir.path().join("chat.db-wal");
+    let grown = || std::fs::metadata(&wal).unwrap().len();
+    let deadline = Instant::now() + PATIENCE * 4;
+    let mut n = 0;
+    let ended = loop {
+        if let Some(ended) = frozen.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{} bytes, and it is left alone",
+            grown()
+        );
+        runtime.block_on(async {
+            for _ in 0..10 {
+                n += 1;
+                let mut new = message(&format!("m{n}"), "a", "b");
+                new.content = "x".repeat(1_000_000);
+                store.append(new, unannounced()).await.unwrap();
+            }
+        });
+    };
+    assert_eq!(ended.code(), None, "it was killed: {ended}");
+    // It was spared as long as the log was not too long.
+    assert!(grown() >= 256 * 1024 * 1024, "{}", grown());
+    assert_eq!(runtime.block_on(replayed(&store, "c")), []);
+}

@@ -1,7 +1,7 @@
 //! The database file: its schema, how it is opened, and what is wrong with it.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,6 +91,27 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
 
 pub(super) fn wal_file(data_dir: &Path) -> PathBuf {
     data_dir.join(format!("{FILE}-wal"))
+}
+
+/// The processes that are reading the database just now, as the kernel has their locks on the log's
+/// index (bytes 123 to 127: SQLite's "WAL-mode File Format", 2.3.1). Empty when it cannot be told.
+pub(super) fn reader_pids(data_dir: &Path) -> Vec<u32> {
+    // Only looked at, never opened: see `make_file`.
+    let index = fs::metadata(data_dir.join(format!("{FILE}-shm")));
+    let (Ok(index), Ok(locks)) = (index, fs::read_to_string("/proc/locks")) else {
+        return Vec::new();
+    };
+    let reader = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[_, "POSIX", _, "READ", pid, file, from, _] = words.as_slice() else {
+            return None;
+        };
+        let number: u64 = file.rsplit(':').next()?.parse().ok()?;
+        let byte: u64 = from.parse().ok()?;
+        let pid = pid.parse::<u32>().ok();
+        pid.filter(|_| number == index.ino() && (123..128).contains(&byte))
+    };
+    locks.lines().filter_map(reader).collect()
 }
 
 /// Opens the database, and makes it when it is missing. To be called under the writers' lock.

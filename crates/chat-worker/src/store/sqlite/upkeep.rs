@@ -14,6 +14,7 @@ use super::database;
 use super::holder_lock::HolderLock;
 use super::process_file::ProcessFile;
 use super::threads::{UPKEEP_LOCK, WRITERS_LOCK};
+use super::watchdog::FrozenReaders;
 use super::{SqliteStoreConfig, millis, wall_clock};
 
 /// Rows that one transaction moves: it keeps the writers waiting for some 2 ms.
@@ -32,7 +33,10 @@ const ROUND: Duration = Duration::from_millis(500);
 /// 10 ms, every few seconds at the rates that it is made for.
 const WAL_PAGES: i64 = 16 * 1024;
 
-/// The same, where the disk has less room than twice the log takes.
+/// At that length somebody reads it who does not come to an end.
+const WAL_PAGES_STUCK: i64 = 4 * WAL_PAGES;
+
+/// The same as [`WAL_PAGES`], where the disk has less room than twice the log takes.
 const WAL_PAGES_SCARCE: i64 = 256;
 
 /// SQLite's default.
@@ -91,6 +95,7 @@ pub(super) struct Upkeep {
     writers: HolderLock,
     turn: HolderLock,
     connection: Connection,
+    readers: FrozenReaders,
     swept: Option<Instant>,
     /// What SQLite's `data_version` was before the last sync.
     synced: Option<i64>,
@@ -109,6 +114,7 @@ impl Upkeep {
             writers: lock(WRITERS_LOCK)?,
             turn: lock(UPKEEP_LOCK)?,
             connection,
+            readers: FrozenReaders::default(),
             swept: None,
             synced: None,
         })
@@ -121,6 +127,7 @@ impl Upkeep {
             writers,
             turn,
             connection,
+            readers,
             swept,
             ..
         } = self;
@@ -132,6 +139,7 @@ impl Upkeep {
             config,
             writers,
             connection,
+            readers,
         };
         let ttl = millis(config.message_ttl);
         let began = Instant::now();
@@ -158,6 +166,7 @@ struct Round<'a> {
     config: &'a SqliteStoreConfig,
     writers: &'a mut HolderLock,
     connection: &'a mut Connection,
+    readers: &'a mut FrozenReaders,
 }
 
 impl Round<'_> {
@@ -236,7 +245,13 @@ impl Round<'_> {
         let patience = self.connection.busy_timeout(WAL_PATIENCE);
         patience.map_err(|error| database::reason(&error))?;
         // Readers that stay longer than that are the next round's problem.
-        checkpoint(self.connection, "restart").map(|_| ())
+        let wal = checkpoint(self.connection, "restart")?;
+        if wal.copied < wal.pages && wal.pages >= WAL_PAGES_STUCK {
+            self.readers.look(&self.config.data_dir);
+        } else {
+            *self.readers = FrozenReaders::default();
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::database;
 use super::holder_lock::{HolderLock, Taken};
 use super::process_file::{self, Beat, beat_of_living, monotonic_ms};
 
@@ -112,30 +113,76 @@ impl Watched {
     }
 
     fn kill(&self, data_dir: &Path, stuck: &Stuck, holder: Beat) {
-        let (pid, lock) = (holder.pid, self.name);
-        let Some(process) = Pid::from_raw(pid as i32) else {
+        kill_if(holder, self.name, || {
+            self.lock.taken().as_ref() == Some(&stuck.taken)
+                && self.frozen_holders(data_dir, stuck).contains(&holder)
+        });
+    }
+}
+
+/// Finds processes that froze while they read the database: what they read must stay in the
+/// write-ahead log, which grows until they go on. To be asked to [`look`](Self::look) over and over
+/// while the log does not get shorter, and forgotten when it does.
+#[derive(Default)]
+pub(super) struct FrozenReaders {
+    /// The last beats of those that read at the first look.
+    suspects: Vec<Beat>,
+    since: Option<Instant>,
+}
+
+impl FrozenReaders {
+    /// Kills those that have read and not beaten since the first look, if that is long ago.
+    pub(super) fn look(&mut self, data_dir: &Path) {
+        let Some(since) = self.since else {
+            self.suspects = readers(data_dir);
+            self.since = Some(Instant::now());
             return;
         };
-        let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else {
-            return;
-        };
-        // The pid is its process's as long as its file is locked: looked at again after the
-        // process was pinned, so it cannot have been given to another.
-        if self.lock.taken().as_ref() != Some(&stuck.taken)
-            || !self.frozen_holders(data_dir, stuck).contains(&holder)
-        {
+        if since.elapsed() < FROZEN {
             return;
         }
-        match pidfd_send_signal(&process, Signal::KILL) {
-            Ok(()) => tracing::error!(
-                pid,
-                lock,
-                "killed a process that froze while it held a lock of the database"
-            ),
-            Err(error) => tracing::error!(
-                pid, lock, %error,
-                "a process froze while it holds a lock of the database, and cannot be killed"
-            ),
+        for beat in self.suspects.drain(..) {
+            kill_if(beat, "read lock", || readers(data_dir).contains(&beat));
         }
+        self.since = None;
+    }
+}
+
+/// Other processes that are reading the database just now.
+fn readers(data_dir: &Path) -> Vec<Beat> {
+    let pids = database::reader_pids(data_dir);
+    let instances = process_file::all(data_dir).unwrap_or_default();
+    let beats = instances
+        .iter()
+        .filter_map(|instance| beat_of_living(data_dir, instance));
+    beats
+        .filter(|beat| pids.contains(&beat.pid) && beat.pid != std::process::id())
+        .collect()
+}
+
+/// Kills a process if `still` it is to be.
+fn kill_if(who: Beat, lock: &str, still: impl FnOnce() -> bool) {
+    let pid = who.pid;
+    let Some(process) = Pid::from_raw(pid as i32) else {
+        return;
+    };
+    let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else {
+        return;
+    };
+    // The pid is its process's as long as its file is locked: looked at again after the process was
+    // pinned, so it cannot have been given to another.
+    if !still() {
+        return;
+    }
+    match pidfd_send_signal(&process, Signal::KILL) {
+        Ok(()) => tracing::error!(
+            pid,
+            lock,
+            "killed a process that froze while it held a lock of the database"
+        ),
+        Err(error) => tracing::error!(
+            pid, lock, %error,
+            "a process froze while it holds a lock of the database, and cannot be killed"
+        ),
     }
 }
