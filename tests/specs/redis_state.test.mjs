@@ -105,7 +105,9 @@ describe('Redis', () => {
     newcomer.close();
     await ann.got('user disconnected', (userID) => userID === newcomer.userID);
     const packets = () => published.map(({ channel, bytes }) => ({ channel, packet: decode(bytes) }));
-    await until(() => packets().some(({ packet }) => packet[1].data[0] === 'user disconnected'), 'the farewell is published');
+    // Another one, of a tab that was closed before, may come late.
+    const isFarewell = ({ packet: [, { data }] }) => data[0] === 'user disconnected' && data[1] === newcomer.userID;
+    await until(() => packets().some(isFarewell), 'the farewell is published');
     for (const { channel, packet } of packets()) {
       assert.equal(packet.length, 3);
       const [uid, { type, data, nsp }, { rooms, except, flags }] = packet;
@@ -132,7 +134,7 @@ describe('Redis', () => {
       connected: true,
       messages: [],
     });
-    assert.deepEqual(of('user disconnected')[0].packet[1].data, ['user disconnected', newcomer.userID]);
+    assert.equal(packets().filter(isFarewell).length, 1);
   });
 
   test('the JavaScript emitter reaches rooms, everyone, and everyone but a room', async () => {

@@ -142,8 +142,11 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
         let signal = signals.next().await;
         tracing::info!(signal, "asked to stop");
     };
+    // The name on the bus is in use until the chat has finished.
+    let name = worker.id_guard();
     let exit = worker.run(chat.service(), asked).await?;
     chat.finish(FINISH_TIME).await;
+    drop(name);
     tracing::debug!(?exit, "worker ended");
     Ok(())
 }

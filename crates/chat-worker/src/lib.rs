@@ -153,10 +153,11 @@ impl Chat {
         }
         // Bounded by the store. Without it, others repair what is left after the lease.
         let left = self.sockets.store.leave().await;
-        if let Err(error) = &left {
-            tracing::debug!(%error, "what is left is for others to repair");
+        match &left {
+            // With a farewell nobody looks for what this process may not have said.
+            Ok(()) => self.sockets.adapter.bus().close().await,
+            Err(error) => tracing::debug!(%error, "what is left is for others to repair"),
         }
-        self.sockets.adapter.bus().close().await;
         done && left.is_ok()
     }
 

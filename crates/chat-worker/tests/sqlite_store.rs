@@ -217,6 +217,7 @@ async fn a_lock_that_is_not_given_back_costs_bounded_time_and_nothing_else() {
     store.connect(&session("a"), "s1").await.unwrap();
     send(&store, "m1", "a", "b").await;
     up(&store, true).await;
+    assert_eq!(store.users().await.unwrap().len(), 1);
 
     let lock = File::open(dir.path().join("writer.lock")).unwrap();
     lock.lock().unwrap();

@@ -139,6 +139,17 @@ impl Namespace {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is done for each local member of the rooms of `opts` when its queue is full is done.
+    pub(crate) fn overflow(&self, opts: BroadcastOptions) {
+        let sids = self.local.sockets(opts);
+        let acts: Vec<OnOverflow> = {
+            let on_overflow = self.on_overflow();
+            let acts = sids.iter().filter_map(|sid| on_overflow.get(sid));
+            acts.cloned().collect()
+        };
+        acts.into_iter().for_each(|act| act());
+    }
+
     /// Sets what is done when the socket's queue is full, for its present visit.
     pub(crate) fn set_on_overflow(&self, socket: &SocketRef<Adapter>, act: OnOverflow) {
         let mut on_overflow = self.on_overflow();

@@ -147,6 +147,14 @@ impl AdapterState {
         }
     }
 
+    /// Does what [`on_overflow`](Self::on_overflow) was told for each local socket in `rooms`: it
+    /// missed something that cannot be made good.
+    pub fn missed_for_good(&self, namespace: &str, rooms: &[&str]) {
+        if let Some(namespace) = self.0.namespace(namespace) {
+            namespace.overflow(options(rooms, &[]));
+        }
+    }
+
     /// Subscribes to `rooms`, and when that is confirmed joins them. A socket
     /// that is gone by then joins nothing, which is not an error. Dropping the
     /// future joins nothing.

@@ -49,4 +49,4 @@ pub use client_info::{ClientAddress, ClientScheme};
 pub use config::{ConfigError, WorkerConfig};
 pub use register::RegisterError;
 pub use request_body::RequestBody;
-pub use worker::{Exit, RunError, Worker, WorkerHandle};
+pub use worker::{Exit, IdGuard, RunError, Worker, WorkerHandle};

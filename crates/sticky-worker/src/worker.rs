@@ -55,7 +55,7 @@ pub enum RunError {
 /// A registered worker.
 pub struct Worker {
     config: WorkerConfig,
-    registration: Registration,
+    registration: Arc<Registration>,
     channel: Channel,
     ready: watch::Sender<bool>,
 }
@@ -82,6 +82,12 @@ impl WorkerHandle {
     }
 }
 
+/// While it lives no other process is given this worker's id. It ends with [`Worker::run`], unless an
+/// application needs its name for longer.
+pub struct IdGuard {
+    _registration: Arc<Registration>,
+}
+
 impl Worker {
     /// Takes the worker's id and says Hello to the master, with patience for a
     /// master that comes up meanwhile.
@@ -93,7 +99,7 @@ impl Worker {
         match answered.await {
             Some(Answered::Welcome(channel, _)) => Ok(Worker {
                 config,
-                registration,
+                registration: Arc::new(registration),
                 channel,
                 ready: watch::Sender::new(false),
             }),
@@ -107,6 +113,14 @@ impl Worker {
         WorkerHandle {
             ready: self.ready.clone(),
             board: self.registration.board.clone(),
+        }
+    }
+
+    /// Keeps the worker's id beyond the end of [`Worker::run`]: for what the application has to put in
+    /// order under its name.
+    pub fn id_guard(&self) -> IdGuard {
+        IdGuard {
+            _registration: self.registration.clone(),
         }
     }
 
@@ -135,7 +149,7 @@ impl Worker {
         let server = Server::new(&config, &self.registration, application, &draining);
         let board = self.registration.board.clone();
         // Held to the end: the lock in it keeps the id ours while clients leave.
-        let registration = Arc::new(self.registration);
+        let registration = self.registration;
         let (sessions, streams) = (server.layer.sessions.clone(), server.streams.clone());
         let (leave, mut left) = mpsc::channel(1);
         let link = Link {

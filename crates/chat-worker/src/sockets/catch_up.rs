@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{NAMESPACE, Sockets};
 use crate::store::{Health, Position, Store, StoreError};
@@ -15,6 +15,9 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// Tries for each user; between two, the store has to say that it answers.
 const TRIES: usize = 5;
+
+/// How long a store that cannot be written is waited for between two tries: reading may go on.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two tries.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -40,7 +43,10 @@ async fn catch_up(sockets: &Sockets, since: Instant) {
         let from = old.map_or(position, |old| position.later(old));
         match replay(sockets, &user, from, since).await {
             Ok(count) => delivered += count,
-            Err(error) => tracing::warn!(user, %error, "a user could not be caught up"),
+            Err(error) => {
+                tracing::warn!(user, %error, "a user could not be caught up; asking their clients to come back");
+                sockets.adapter.missed_for_good(NAMESPACE, &[&user]);
+            }
         }
     }
     tracing::info!(delivered, "caught up with the store");
@@ -81,6 +87,7 @@ async fn replay(
 
 async fn until_up(store: &dyn Store) {
     let mut health = store.health();
-    // Ends with the store only.
-    let _ = health.wait_for(|health| *health == Health::Up).await;
+    let up = health.wait_for(|health| *health == Health::Up);
+    // The wait ends with the store only.
+    let _ = timeout(STORE_PATIENCE, up).await;
 }

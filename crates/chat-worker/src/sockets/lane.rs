@@ -168,10 +168,17 @@ impl Lane {
         self.enqueue(self.queue(), Job::Login(socket, hold));
     }
 
-    /// The socket was told its past up to `position`, and hears what comes.
-    pub(super) fn is_online(&self, position: Position) {
-        self.queue().online = true;
-        self.sockets.came_online(&self.session.user, position);
+    /// From now on the socket is to hear what is caught up after a gap: before the store is read for
+    /// it, so that no gap falls between.
+    pub(super) fn is_online(&self) {
+        if !std::mem::replace(&mut self.queue().online, true) {
+            self.sockets.came_online(&self.session.user);
+        }
+    }
+
+    /// The socket was told its past up to `position`.
+    pub(super) fn is_told(&self, position: Position) {
+        self.sockets.was_told(&self.session.user, position);
     }
 
     /// Takes an event, or refuses it at once when too much waits already.

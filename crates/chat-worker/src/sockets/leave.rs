@@ -12,7 +12,7 @@ pub(super) async fn run(lane: &Arc<Lane>) {
         .disconnect(&lane.session, &lane.socket_id)
         .await
     {
-        Ok(true) => lane.sockets.tell(None, "user disconnected", user),
+        Ok(true) => lane.sockets.tell_gone(user).await,
         Ok(false) => {}
         // The store makes it good when it is back, and reports the user as gone then.
         Err(error) => tracing::debug!(user, %error, "a socket's end could not be stored yet"),

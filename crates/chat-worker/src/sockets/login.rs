@@ -93,13 +93,14 @@ async fn try_login(
     let session = &lane.session;
     let mut gate = held.await?;
     sockets.store.connect(session, &lane.socket_id).await?;
+    lane.is_online();
     for _ in 0..MAX_READS {
         let next = tell(lane, socket).await?;
         let heard = lane.heard.clone();
         let opened = gate.open_and_screen(move |event| heard.is_news(event));
         match opened {
             Ok(()) => {
-                lane.is_online(next);
+                lane.is_told(next);
                 let own_room = socket.id.to_string();
                 let entry = Entry::arrived(&session.user, &session.name);
                 sockets.tell(Some(&own_room), "user connected", &entry);

@@ -61,8 +61,9 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
-    /// Users with sockets here: how many, and up to where the first of them was told the past.
-    online: Mutex<HashMap<String, (usize, Position)>>,
+    /// Users with sockets here: how many, and up to where the first of them was told the past, once
+    /// it was.
+    online: Mutex<HashMap<String, (usize, Option<Position>)>>,
 }
 
 impl Sockets {
@@ -78,7 +79,7 @@ impl Sockets {
         }
     }
 
-    fn lock_online(&self) -> MutexGuard<'_, HashMap<String, (usize, Position)>> {
+    fn lock_online(&self) -> MutexGuard<'_, HashMap<String, (usize, Option<Position>)>> {
         self.online.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,14 +88,18 @@ impl Sockets {
         let online = self.lock_online();
         let users = online.iter();
         users
-            .map(|(user, (_, position))| (user.clone(), *position))
+            .map(|(user, (_, position))| (user.clone(), position.unwrap_or_default()))
             .collect()
     }
 
-    fn came_online(&self, user: &str, position: Position) {
-        let mut online = self.lock_online();
-        let entry = online.entry(user.to_owned()).or_insert((0, position));
-        entry.0 += 1;
+    fn came_online(&self, user: &str) {
+        self.lock_online().entry(user.to_owned()).or_default().0 += 1;
+    }
+
+    fn was_told(&self, user: &str, position: Position) {
+        if let Some((_, first)) = self.lock_online().get_mut(user) {
+            first.get_or_insert(position);
+        }
     }
 
     fn went_offline(&self, user: &str) {

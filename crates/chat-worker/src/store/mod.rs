@@ -153,10 +153,13 @@ pub trait Store: Send + Sync + 'static {
     /// `socket` must be unique in this process and made of id characters.
     fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()>;
 
-    /// A socket is gone. True when no socket of the user is left in the whole cluster, for one
-    /// caller only: it tells the others. Not to be called again after an error: the next
+    /// A socket is gone. True when no socket of the user was left in the whole cluster, for one
+    /// caller only: it tells the others, unless the user is back by then. Not to be called again after an error: the next
     /// [`Store::tend`] that succeeds makes it good, and reports the user as gone.
     fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
+
+    /// The user's name, if a socket of theirs is anywhere in the cluster just now.
+    fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>>;
 
     /// To be called every [`Store::tend_interval`]: says that this process lives, renews the
     /// sessions of its sockets, and repairs what dead processes left.

@@ -119,8 +119,12 @@ async fn a_session_is_found_once_it_has_connected(cluster: &dyn Cluster) {
     assert_eq!(b.find_session(&ada.id).await.unwrap(), Some(ada.clone()));
     assert_eq!(b.find_session("no such*session").await.unwrap(), None);
     assert_eq!(connected(&b, "ada").await, Some(true));
+    let name = async || b.connected_name("ada").await.unwrap();
+    assert_eq!(name().await, Some(ada.name.clone()));
     assert!(a.disconnect(&ada, "s1").await.unwrap());
     assert_eq!(connected(&b, "ada").await, Some(false));
+    assert_eq!(name().await, None);
+    assert_eq!(b.connected_name("nobody").await.unwrap(), None);
     assert_eq!(b.find_session(&ada.id).await.unwrap(), Some(ada));
 }
 

@@ -130,8 +130,8 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Says that all that has been published until now lies before.
-    pub(super) fn alive(&self) {
+    /// Says that this process lives, and that all that it had published by `at` lies before.
+    pub(super) fn alive(&self, at: Instant) {
         let mut state = self.lock();
         if state
             .frames
@@ -140,7 +140,7 @@ impl Outbox {
         {
             state.frames.pop_back();
         }
-        let at_ns = clock::told(Instant::now());
+        let at_ns = clock::told(at);
         state.push(Frame::Alive { at_ns }.encode(), Kind::Alive);
         drop(state);
         self.changed.notify_one();
@@ -192,6 +192,9 @@ impl Outbox {
 
 impl State {
     fn push(&mut self, frame: Bytes, kind: Kind) {
+        if self.overrun {
+            return;
+        }
         self.flush_missed();
         if kind == Kind::Message {
             self.messages += 1;
@@ -305,11 +308,11 @@ mod tests {
         let outbox = Outbox::new(10, 1000);
         outbox.message(message(b"1").encode());
         for _ in 0..1000 {
-            outbox.alive();
+            outbox.alive(Instant::now());
         }
         outbox.missed(Instant::now());
-        outbox.alive();
-        outbox.alive();
+        outbox.alive(Instant::now());
+        outbox.alive(Instant::now());
         let told = frames(&outbox).await;
         let [first, Frame::Missed { .. }, Frame::Alive { .. }] = &told[..] else {
             panic!("{told:?}");

@@ -151,11 +151,16 @@ impl Streams {
                 match UnixStream::connect(socket_path(&this.directory, &name)).await {
                     Ok(stream) => {
                         this.table.connected(&name, &this.name, again);
-                        (again, pause) = (true, RETRY);
+                        again = true;
+                        let began = Instant::now();
                         if let Err(error) = write(stream, &outbox).await {
                             tracing::debug!(peer = name, %error, "a stream of the bus broke");
                         }
-                        continue;
+                        // One that is ended at once is not what it says.
+                        if began.elapsed() >= RETRY_MAX {
+                            pause = RETRY;
+                            continue;
+                        }
                     }
                     Err(error) if is_nobody(&error) => {
                         if this.table.gone(&name) {
@@ -203,13 +208,16 @@ async fn write(mut stream: UnixStream, outbox: &Outbox) -> io::Result<()> {
     let writes = async {
         let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Told is the time of the tick before: what was done by then has been published by now, even
+        // if this process stood still in between.
+        let mut tick = Instant::now();
         loop {
             tokio::select! {
                 taken = outbox.take() => match taken {
                     Taken::Bytes(bytes) => writing.write_all(&bytes).await?,
                     Taken::Overrun => return Err(io::Error::other("the peer does not read")),
                 },
-                _ = alive.tick() => outbox.alive(),
+                _ = alive.tick() => outbox.alive(std::mem::replace(&mut tick, Instant::now())),
             }
         }
     };

@@ -143,8 +143,12 @@ impl Table {
         if !new.is_empty() {
             state.last_mark += 1;
             let number = state.last_mark;
-            for peer in state.peers.values() {
+            for peer in state.peers.values_mut() {
                 subscribe_at(&peer.outbox, &new, number);
+                // Who was given up before is not waited for again.
+                if let Some(given_up) = &mut peer.given_up {
+                    given_up.mark = number;
+                }
             }
             state
                 .wanted
@@ -275,6 +279,10 @@ impl Table {
         }
         if let Some(peer) = state.peers.remove(name) {
             peer.outbox.close();
+            // It never came to telling that it read what is wanted here, and may have published.
+            if let Some(given_up) = peer.given_up {
+                self.events.gap(given_up.since);
+            }
         }
         state.confirm();
         self.known.notify_waiters();

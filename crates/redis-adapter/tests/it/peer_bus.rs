@@ -330,8 +330,12 @@ async fn who_does_not_answer_is_not_waited_for_and_what_it_says_later_is_behind_
     soon(bus.watch_up().wait_for(|up| *up)).await.unwrap();
     soon(bus.subscribe(channels(&["c"]))).await.unwrap();
     assert_eq!(events.recv().now_or_never(), None);
+    // Who was not waited for once is not waited for again.
+    let next = bus.subscribe(channels(&["e"])).now_or_never();
+    assert_eq!(next, Some(Ok(())));
 
     // It comes to itself, and reads that "c" is wanted.
+    until(&mut from_bus, SUBSCRIBE).await;
     until(&mut from_bus, SUBSCRIBE).await;
     let mark = until(&mut from_bus, MARK).await;
     to_bus.write_all(&frame(REACHED, &mark)).await.unwrap();
@@ -343,6 +347,20 @@ async fn who_does_not_answer_is_not_waited_for_and_what_it_says_later_is_behind_
     to_bus.write_all(&frame(REACHED, &mark)).await.unwrap();
     soon(subscribed).await.unwrap();
     assert_eq!(events.recv().now_or_never(), None, "no further gap");
+}
+
+#[tokio::test]
+async fn who_dies_before_it_ever_answered_is_a_gap_too() {
+    let meeting = Meeting::new();
+    let frozen = Played::bind(&meeting, "frozen");
+    let mut options = meeting.options("a");
+    options.answer_timeout = Duration::from_millis(100);
+    let (bus, mut events) = PeerBus::start(options).unwrap();
+    let from_bus = frozen.accept().await;
+    soon(bus.subscribe(channels(&["c"]))).await.unwrap();
+    assert_eq!(events.recv().now_or_never(), None);
+    drop((frozen, from_bus));
+    next_gap(&mut events).await;
 }
 
 #[tokio::test]

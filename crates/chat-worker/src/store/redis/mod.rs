@@ -157,6 +157,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>> {
+        self.bounded(self.read_connected_name(user))
+    }
+
     fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>> {
         // Each step is bounded by itself: after an outage thousands of sockets may have to be put
         // back, which is more than one operation's time.

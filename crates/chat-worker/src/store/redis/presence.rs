@@ -152,6 +152,18 @@ impl RedisStore {
         Ok(removed && left.is_empty())
     }
 
+    pub(super) async fn read_connected_name(&self, user: &str) -> RedisResult<Option<String>> {
+        let mut connection = self.link.connection().await;
+        let sessions: Vec<String> = redis::cmd("HVALS")
+            .arg(presence_key(user))
+            .query_async(&mut connection)
+            .await?;
+        match sessions.first() {
+            Some(id) => Ok(self.read_session(id).await?.map(|session| session.name)),
+            None => Ok(None),
+        }
+    }
+
     /// Writes that the session has no socket, and puts it right if it has one again.
     pub(super) async fn settle_gone(&self, user: &str, session: &str) -> RedisResult<()> {
         let mut connection = self.link.connection().await;

@@ -190,24 +190,15 @@ fn make_file(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A connection for who does not take part in the group commit. Makes the database when it is
-/// missing, under the writers' lock.
+/// A connection for who does not take part in the group commit. Under the writers' lock, too: who
+/// opens the database first keeps SQLite's own locks while it looks at the log, and must be known if
+/// it freezes at that.
 pub(super) fn open_beside(
     data_dir: &Path,
     process: &ProcessFile,
 ) -> Result<Connection, DatabaseError> {
-    let path = file(data_dir);
-    let failed = |error| describe(&path, error);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if let Ok(connection) = Connection::open_with_flags(&path, flags)
-        && connection.busy_timeout(BUSY).is_ok()
-        && let Ok(State::Ready) = recognise(&path, &connection)
-    {
-        prepare(&connection, Durability::Normal).map_err(failed)?;
-        return Ok(connection);
-    }
     let io = |error: std::io::Error| DatabaseError {
-        path: path.clone(),
+        path: file(data_dir),
         why: error.to_string(),
     };
     let mut lock = HolderLock::open(&data_dir.join(WRITERS_LOCK)).map_err(io)?;
@@ -277,10 +268,13 @@ fn describe(path: &Path, error: rusqlite::Error) -> DatabaseError {
     }
 }
 
+/// What [`reason`] says of a full disk.
+pub(super) const DISK_FULL: &str = "the disk is full";
+
 /// An error of SQLite in the words of an operator.
 pub(super) fn reason(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "the disk is full".to_owned(),
+        Some(ErrorCode::DiskFull) => DISK_FULL.to_owned(),
         Some(ErrorCode::NotADatabase) => {
             "not a database of chat-cluster, or its header is damaged".to_owned()
         }

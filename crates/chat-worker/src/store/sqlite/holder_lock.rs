@@ -6,9 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::process_file::{
-    ProcessFile, is_locked, monotonic_ms, read_record, retried, write_record,
-};
+use super::process_file::{ProcessFile, monotonic_ms, read_record, retried, write_record};
 
 /// A lock file. Each value excludes every other one, of this process too.
 pub(super) struct HolderLock {
@@ -67,7 +65,16 @@ impl HolderLock {
     /// lock and writing that down lies a moment.
     pub(super) fn taken(&self) -> Option<Taken> {
         let taken = Taken(read_record(&self.file).unwrap_or_default());
-        is_locked(&self.file).unwrap_or(false).then_some(taken)
+        // Alone, not shared: should this process freeze right here, it is a holder like any other,
+        // and the others can tell.
+        match self.file.try_lock() {
+            Ok(()) => {
+                let _ = self.file.unlock();
+                None
+            }
+            Err(TryLockError::WouldBlock) => Some(taken),
+            Err(TryLockError::Error(_)) => None,
+        }
     }
 
     /// The processes that may hold the lock, as the kernel has it: that one, and in theory one with

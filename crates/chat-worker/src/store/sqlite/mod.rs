@@ -18,7 +18,7 @@
 //! looks whether a process froze that holds a lock. Nothing here blocks the event loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis_adapter::Bus;
@@ -351,6 +351,11 @@ impl Store for SqliteStore {
         Box::pin(self.remove_socket(session, socket))
     }
 
+    fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>> {
+        let (user, live) = (user.to_owned(), self.live.clone());
+        Box::pin(self.read(move |connection| presence::connected_name(connection, &live, &user)))
+    }
+
     fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>> {
         Box::pin(self.tend_all())
     }
@@ -377,7 +382,14 @@ pub fn check(data_dir: &Path) -> Result<(), DatabaseError> {
     let instance = random_id().map_err(|error| failed(error.to_string()))?;
     let io = |error: std::io::Error| failed(error.to_string());
     let process = ProcessFile::create(data_dir, &instance).map_err(io)?;
-    let checked = check_as(&process, data_dir, failed);
+    let checked = std::thread::scope(|scope| {
+        // On a slow disk it takes its time, and who does not beat is killed.
+        let (done, end) = mpsc::channel::<()>();
+        scope.spawn(|| threads::keep_beating(&process, end));
+        let checked = check_as(&process, data_dir, failed);
+        drop(done);
+        checked
+    });
     process.end();
     checked
 }

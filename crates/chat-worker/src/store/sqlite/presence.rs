@@ -23,6 +23,9 @@ pub(super) const USERS: &str = "
 SELECT user, name, EXISTS (SELECT 1 FROM sockets WHERE sockets.user = sessions.user)
 FROM sessions
 WHERE expires > ?1 OR EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id)";
+pub(super) const CONNECTED_NAME: &str = "
+SELECT sessions.name FROM sockets JOIN sessions ON sessions.id = sockets.session
+WHERE sockets.user = ?1 LIMIT 1";
 pub(super) const INSTANCES: &str = "SELECT id FROM instances";
 pub(super) const ADD_INSTANCE: &str = "INSERT OR IGNORE INTO instances (id) VALUES (?1)";
 pub(super) const REMOVE_INSTANCE: &str = "DELETE FROM instances WHERE id = ?1";
@@ -111,6 +114,23 @@ pub(super) fn users(connection: &Connection, live: &Live, now: i64) -> rusqlite:
         }
     }
     Ok(users)
+}
+
+pub(super) fn connected_name(
+    connection: &Connection,
+    live: &Live,
+    user: &str,
+) -> rusqlite::Result<Option<String>> {
+    let stored = connection
+        .prepare_cached(CONNECTED_NAME)?
+        .query_row([user], |row| row.get(0))
+        .optional()?;
+    if stored.is_some() || !live.differs() {
+        return Ok(stored);
+    }
+    let sockets = live.sockets();
+    let here = sockets.values().find(|session| session.user == user);
+    Ok(here.map(|session| session.name.clone()))
 }
 
 pub(super) fn instances(connection: &Connection) -> rusqlite::Result<Vec<String>> {

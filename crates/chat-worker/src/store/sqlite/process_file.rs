@@ -155,7 +155,7 @@ pub(super) fn remove_dead(data_dir: &Path, instance: &str) {
 }
 
 /// Whether another descriptor than this one has the exclusive lock.
-pub(super) fn is_locked(file: &File) -> io::Result<bool> {
+fn is_locked(file: &File) -> io::Result<bool> {
     // Shared, so that two who look at the same time do not take each other for the owner.
     match file.try_lock_shared() {
         Ok(()) => file.unlock().map(|()| false),

@@ -35,6 +35,8 @@ impl ReadQueue {
                 connection: None,
                 complained: None,
             };
+            // Not only when it is needed: opening waits for who is writing.
+            let _ = reader.open();
             while let Ok(job) = queue.recv() {
                 let done = catch_unwind(AssertUnwindSafe(|| reader.run(job)));
                 if done.is_err() {
@@ -102,19 +104,23 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(&mut self, job: Job) {
-        let open = match &self.connection {
-            Some(open) => open,
-            None => {
+    fn open(&mut self) -> Result<&Connection, DatabaseError> {
+        match &mut self.connection {
+            Some(open) => Ok(open),
+            none => {
                 let opened = database::open_beside(&self.data_dir, &self.process);
-                match opened.and_then(read_only) {
-                    Ok(opened) => self.connection.insert(opened),
-                    Err(error) => {
-                        self.complain(&error.why);
-                        let _ = job(Err(&error.why));
-                        return;
-                    }
-                }
+                Ok(none.insert(opened.and_then(read_only)?))
+            }
+        }
+    }
+
+    fn run(&mut self, job: Job) {
+        let open = match self.open() {
+            Ok(open) => open,
+            Err(error) => {
+                let _ = job(Err(&error.why));
+                self.complain(&error.why);
+                return;
             }
         };
         if let Err(error) = job(Ok(open))

@@ -68,6 +68,13 @@ fn pause(stop: &mpsc::Receiver<()>, time: Duration) -> bool {
     matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }
 
+/// Beats until `end` is closed.
+pub(super) fn keep_beating(process: &ProcessFile, end: mpsc::Receiver<()>) {
+    while pause(&end, BEAT) {
+        let _ = process.beat();
+    }
+}
+
 fn beat(shared: &Shared, mut watchdog: Watchdog, stop: &mpsc::Receiver<()>) {
     // The first write opens the database, and says whether that works.
     let mut probed: Option<Instant> = None;

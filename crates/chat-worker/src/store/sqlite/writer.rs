@@ -198,10 +198,18 @@ impl Writer {
 
     fn write(&self, tools: &mut Tools, mut batch: Vec<Write>) {
         match self.commit(tools, &mut batch) {
+            // Nobody waited any more.
+            Ok(_) if batch.is_empty() => {}
             Ok(outcomes) => {
                 self.health.up();
                 for (write, outcome) in batch.into_iter().zip(outcomes) {
                     self.tell(write, outcome);
+                }
+            }
+            // It may be one of them that cannot be done, where something is damaged.
+            Err(why) if batch.len() > 1 && why != database::DISK_FULL => {
+                for write in batch {
+                    self.write(tools, vec![write]);
                 }
             }
             Err(why) => {
@@ -228,6 +236,9 @@ impl Writer {
             .map_err(|error| error.to_string())?;
         let now = Instant::now();
         batch.retain(|write| !matches!(write, Write::Append { deadline, .. } if *deadline <= now));
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
         let connection = match &mut tools.connection {
             Some(connection) => connection,
             none => {
