@@ -2,6 +2,7 @@
 //! `fill_store DATA_DIR USERS MESSAGES`. User number `n` has the session `session-<n>` and the id
 //! `user-<n>`; each writes to a few others in turn.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use chat_worker::store::sqlite::{self, Durability, SqliteStore, SqliteStoreConfi
 use chat_worker::store::{Health, Session, Store, StoreError};
 use futures_util::future::BoxFuture;
 use redis_adapter::{Bus, BusError};
+use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -92,6 +94,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     })
     .await?;
+    // It takes more at once than it can put in order meanwhile, and that is not what is to be seen.
+    let connection = Connection::open(Path::new(data_dir).join("chat.db"))?;
+    while connection.query_row("SELECT EXISTS (SELECT 1 FROM recent)", [], |row| row.get(0))? {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(connection);
     store.leave().await?;
     Ok(())
 }

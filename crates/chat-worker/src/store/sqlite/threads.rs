@@ -99,7 +99,9 @@ fn keep_up(shared: &Shared, stop: &mpsc::Receiver<()>) {
     let mut tools: Option<Upkeep> = None;
     let mut synced = Instant::now();
     let mut said = None;
-    while pause(stop, UPKEEP) {
+    let mut more = false;
+    while pause(stop, if more { Duration::ZERO } else { UPKEEP }) {
+        more = false;
         // Whatever becomes of the rest: what was acknowledged has to get to the disk.
         if shared.config.durability == Durability::Normal && synced.elapsed() >= SYNC {
             synced = Instant::now();
@@ -116,12 +118,15 @@ fn keep_up(shared: &Shared, stop: &mpsc::Receiver<()>) {
                 tools = Some(Upkeep::new(&shared.config, &shared.process)?);
             }
             let Some(open) = &mut tools else {
-                return Ok(());
+                return Ok(false);
             };
             open.run(&shared.process)
         }));
         let why = match round {
-            Ok(Ok(())) => None,
+            Ok(Ok(due)) => {
+                more = due;
+                None
+            }
             Ok(Err(why)) => Some(why),
             Err(_) => Some("it panicked".to_owned()),
         };

@@ -20,6 +20,9 @@ use super::{SqliteStoreConfig, millis, wall_clock};
 /// Rows that one transaction moves: it keeps the writers waiting for some 2 ms.
 const MOVE: i64 = 100;
 
+/// The same, where ten times as many wait: writers that are ahead of the moving are held back.
+const MOVE_MAX: i64 = 1000;
+
 /// Fewer than that wait this long for more.
 const MOVE_ANYWAY: Duration = Duration::from_millis(250);
 
@@ -120,8 +123,8 @@ impl Upkeep {
         })
     }
 
-    /// Does what is due, unless another process is at it.
-    pub(super) fn run(&mut self, process: &ProcessFile) -> Tried<()> {
+    /// Does what is due, unless another process is at it. Whether there is more to do at once.
+    pub(super) fn run(&mut self, process: &ProcessFile) -> Tried<bool> {
         let Upkeep {
             config,
             writers,
@@ -132,7 +135,7 @@ impl Upkeep {
             ..
         } = self;
         let Some(_turn) = turn.try_lock(process).map_err(|error| error.to_string())? else {
-            return Ok(());
+            return Ok(false);
         };
         let mut round = Round {
             process,
@@ -143,9 +146,14 @@ impl Upkeep {
         };
         let ttl = millis(config.message_ttl);
         let began = Instant::now();
-        while began.elapsed() < ROUND && round.rows_wait()? {
-            round.write(|connection| move_some(connection, ttl))?;
-            std::thread::sleep(BREATH);
+        let mut more = true;
+        while more && began.elapsed() < ROUND {
+            let count = round.rows_to_move()?;
+            more = count > 0;
+            if more {
+                round.write(|connection| move_some(connection, count, ttl))?;
+                std::thread::sleep(BREATH);
+            }
         }
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
             *swept = Some(Instant::now());
@@ -157,7 +165,8 @@ impl Upkeep {
                 std::thread::sleep(BREATH);
             }
         }
-        round.shorten_wal()
+        round.shorten_wal()?;
+        Ok(more)
     }
 }
 
@@ -187,8 +196,8 @@ impl Round<'_> {
         done.map_err(|error: rusqlite::Error| database::reason(&error))
     }
 
-    /// Whether a transaction's worth of rows is there to be moved, or some for long enough.
-    fn rows_wait(&self) -> Tried<bool> {
+    /// Rows that the next transaction is to move: when there are enough, or some for long enough.
+    fn rows_to_move(&self) -> Tried<i64> {
         let (first, last, oldest) = self.read(|connection| {
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
             connection
@@ -196,12 +205,16 @@ impl Round<'_> {
                 .query_row([], row)
         })?;
         let (Some(first), Some(last)): (Option<i64>, Option<i64>) = (first, last) else {
-            return Ok(false);
+            return Ok(0);
         };
         let age = wall_clock() - Option::<i64>::unwrap_or_default(oldest);
         // A clock that was set back must not keep them waiting.
         let old = age < 0 || age >= millis(MOVE_ANYWAY);
-        Ok(last - first + 1 >= MOVE || old)
+        let waiting = last - first + 1;
+        let due = waiting >= MOVE || old;
+        // The more wait, the more of them lie on the same pages.
+        let count = (waiting / 10).clamp(MOVE, MOVE_MAX);
+        Ok(if due { count } else { 0 })
     }
 
     fn something_expired(&self) -> Tried<bool> {
@@ -276,12 +289,12 @@ fn checkpoint(connection: &Connection, how: &str) -> Tried<Wal> {
         .map_err(|error| database::reason(&error))
 }
 
-/// Moves the oldest rows, with the logs of their users. `ttl` is that of messages, in milliseconds.
-fn move_some(connection: &Connection, ttl: i64) -> rusqlite::Result<()> {
+/// Moves the oldest rows, at most `count`, with the logs of their users. `ttl` is that of messages, in milliseconds.
+fn move_some(connection: &Connection, count: i64, ttl: i64) -> rusqlite::Result<()> {
     let mut logs = HashMap::new();
     let mut oldest = connection.prepare_cached(OLDEST)?;
     let mut move_in = connection.prepare_cached(MOVE_IN)?;
-    let mut rows = oldest.query([MOVE])?;
+    let mut rows = oldest.query([count])?;
     let mut last = None;
     while let Some(row) = rows.next()? {
         let (seq, at): (i64, i64) = (row.get(0)?, row.get(4)?);
@@ -319,7 +332,7 @@ pub(super) fn move_all(connection: &mut Connection, ttl: i64) -> rusqlite::Resul
         if !transaction.prepare_cached(OLDEST)?.exists([1])? {
             return Ok(());
         }
-        move_some(&transaction, ttl)?;
+        move_some(&transaction, MOVE_MAX, ttl)?;
         transaction.commit()?;
     }
 }
