@@ -132,8 +132,8 @@ pub trait Store: Send + Sync + 'static {
     /// minutes store nothing twice, whoever the second one is for.
     ///
     /// What `announce` makes of the time at which it was stored is published together with the
-    /// recipient's copy: whatever dies in between, a message that is stored was announced, and
-    /// once.
+    /// recipient's copy, once. Whatever dies in between, nobody misses it: what is stored was
+    /// announced, or the bus tells the others of a gap.
     fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored>;
 
     /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
@@ -154,8 +154,9 @@ pub trait Store: Send + Sync + 'static {
     fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()>;
 
     /// A socket is gone. True when no socket of the user was left in the whole cluster, for one
-    /// caller only: it tells the others, unless the user is back by then. Not to be called again after an error: the next
-    /// [`Store::tend`] that succeeds makes it good, and reports the user as gone.
+    /// caller only: it tells the others, unless the user is back by then. Not to be called again
+    /// after an error: the next [`Store::tend`] that succeeds makes it good, and reports the user
+    /// as gone.
     fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
 
     /// The user's name, if a socket of theirs is anywhere in the cluster just now.

@@ -53,6 +53,7 @@ mod process_file;
 #[cfg(test)]
 mod query_plans;
 mod reader;
+mod sweep;
 mod thread;
 mod threads;
 mod upkeep;

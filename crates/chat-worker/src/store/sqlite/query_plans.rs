@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{Durability, database, export, messages, presence, upkeep, writer};
+use super::{Durability, database, export, messages, presence, sweep, upkeep, writer};
 
 /// Where people can read them.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/query-plans.md");
@@ -29,9 +29,9 @@ const STATEMENTS: &[(&str, &str, &str)] = statements! {
     writer: NOTE_LIFE;
     presence: SESSION, USERS, CONNECTED_NAME, INSTANCES, ADD_INSTANCE, REMOVE_INSTANCE, ADD_SOCKET, REMOVE_SOCKET,
         SOCKETS_OF_INSTANCE, HAS_SOCKETS, WRITE_SESSION, RENEW_SESSION;
-    upkeep: SPAN_OF_RECENT, OLDEST, MOVE_IN, MOVE_OUT, MOVED, LOG, NEW_LOG, EXTEND_LOG, END_LOG,
-        TO_SWEEP, EXPIRED_LOGS, EXPIRED_SESSIONS, REMOVE_SESSION, NEXT_SWEEP, SENT, RECEIVED,
-        SWEPT_TO, SWEPT, REMOVE_MESSAGE;
+    upkeep: SPAN_OF_RECENT, OLDEST, MOVE_IN, MOVE_OUT, MOVED, LOG, NEW_LOG, EXTEND_LOG;
+    sweep: END_LOG, TO_SWEEP, EXPIRED_LOGS, EXPIRED_SESSIONS, REMOVE_SESSION, NEXT_SWEEP, SENT,
+        RECEIVED, SWEPT_TO, SWEPT, REMOVE_MESSAGE;
     export: NOTED, SESSION_COUNT, SESSIONS, LOGS, MESSAGES;
 };
 

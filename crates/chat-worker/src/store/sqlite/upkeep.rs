@@ -13,6 +13,7 @@ use rustix::fs::statvfs;
 use super::database;
 use super::holder_lock::HolderLock;
 use super::process_file::ProcessFile;
+use super::sweep;
 use super::threads::{UPKEEP_LOCK, WRITERS_LOCK};
 use super::watchdog::FrozenReaders;
 use super::{SqliteStoreConfig, millis, wall_clock};
@@ -51,12 +52,6 @@ const WAL_PATIENCE: Duration = Duration::from_millis(50);
 /// How often something may have expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Rows that one transaction looks at for what has expired.
-const SWEEP: i64 = 200;
-
-/// A log is kept that long after its end, until all that was sent before has been moved to it.
-const GRACE_MS: i64 = 60_000;
-
 pub(super) const SPAN_OF_RECENT: &str = "
 SELECT (SELECT min(seq) FROM recent), (SELECT max(seq) FROM recent),
        (SELECT at FROM recent ORDER BY seq LIMIT 1)";
@@ -72,24 +67,6 @@ WHERE name IN ('moved_seq', 'moved_at')";
 pub(super) const LOG: &str = "SELECT number, expires FROM logs WHERE user = ?1";
 pub(super) const NEW_LOG: &str = "INSERT INTO logs (user, expires) VALUES (?1, ?2)";
 pub(super) const EXTEND_LOG: &str = "UPDATE logs SET expires = ?2 WHERE number = ?1";
-pub(super) const END_LOG: &str = "DELETE FROM logs WHERE number = ?1";
-pub(super) const TO_SWEEP: &str = "INSERT INTO sweeps (log, sent, received) VALUES (?1, 0, 0)";
-pub(super) const EXPIRED_LOGS: &str = "SELECT number FROM logs WHERE expires <= ?1 LIMIT ?2";
-pub(super) const EXPIRED_SESSIONS: &str = "
-SELECT id FROM sessions WHERE expires <= ?1
-  AND NOT EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id) LIMIT ?2";
-pub(super) const REMOVE_SESSION: &str = "DELETE FROM sessions WHERE id = ?1";
-pub(super) const NEXT_SWEEP: &str = "SELECT log, sent, received FROM sweeps ORDER BY log LIMIT 1";
-pub(super) const SENT: &str = "
-SELECT seq, EXISTS (SELECT 1 FROM logs WHERE number = recipient_log) FROM messages
-WHERE sender_log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-pub(super) const RECEIVED: &str = "
-SELECT seq, EXISTS (SELECT 1 FROM logs WHERE number = sender_log) FROM messages
-WHERE recipient_log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-pub(super) const SWEPT_TO: &str = "UPDATE sweeps SET sent = ?2, received = ?3 WHERE log = ?1";
-pub(super) const SWEPT: &str = "DELETE FROM sweeps WHERE log = ?1";
-pub(super) const REMOVE_MESSAGE: &str = "DELETE FROM messages WHERE seq = ?1";
-
 type Tried<T> = Result<T, String>;
 
 /// The tools of one process's upkeep.
@@ -159,8 +136,8 @@ impl Upkeep {
             *swept = Some(Instant::now());
             let began = Instant::now();
             while began.elapsed() < ROUND
-                && round.something_expired()?
-                && round.write(sweep_some)?
+                && round.read(sweep::something_expired)?
+                && round.write(sweep::sweep_some)?
             {
                 std::thread::sleep(BREATH);
             }
@@ -215,19 +192,6 @@ impl Round<'_> {
         // The more wait, the more of them lie on the same pages.
         let count = (waiting / 10).clamp(MOVE, MOVE_MAX);
         Ok(if due { count } else { 0 })
-    }
-
-    fn something_expired(&self) -> Tried<bool> {
-        let now = wall_clock();
-        self.read(|connection| {
-            Ok(connection.prepare_cached(NEXT_SWEEP)?.exists([])?
-                || connection
-                    .prepare_cached(EXPIRED_LOGS)?
-                    .exists([now - GRACE_MS, 1])?
-                || connection
-                    .prepare_cached(EXPIRED_SESSIONS)?
-                    .exists([now, 1])?)
-        })
     }
 
     /// The log may have that many pages; it has `pages`. On a disk that is nearly full it is copied
@@ -357,7 +321,7 @@ fn log_at(connection: &Connection, user: &str, at: i64, ttl: i64) -> rusqlite::R
         }
         known => {
             if let Some((expired, _)) = known {
-                end_log(connection, expired)?;
+                sweep::end_log(connection, expired)?;
             }
             connection
                 .prepare_cached(NEW_LOG)?
@@ -365,72 +329,6 @@ fn log_at(connection: &Connection, user: &str, at: i64, ttl: i64) -> rusqlite::R
             Ok(connection.last_insert_rowid())
         }
     }
-}
-
-fn end_log(connection: &Connection, log: i64) -> rusqlite::Result<()> {
-    connection.prepare_cached(END_LOG)?.execute([log])?;
-    connection.prepare_cached(TO_SWEEP)?.execute([log])?;
-    Ok(())
-}
-
-/// Removes some of what has expired; whether there may be more.
-fn sweep_some(connection: &Connection) -> rusqlite::Result<bool> {
-    let now = wall_clock();
-    let sessions: Vec<String> = connection
-        .prepare_cached(EXPIRED_SESSIONS)?
-        .query_map([now, SWEEP], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for session in &sessions {
-        connection
-            .prepare_cached(REMOVE_SESSION)?
-            .execute([session])?;
-    }
-    let logs: Vec<i64> = connection
-        .prepare_cached(EXPIRED_LOGS)?
-        .query_map([now - GRACE_MS, SWEEP], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for log in &logs {
-        end_log(connection, *log)?;
-    }
-    let next = connection
-        .prepare_cached(NEXT_SWEEP)?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    let Some((log, sent, received)) = next else {
-        return Ok(false);
-    };
-    // The other side may keep its copy.
-    let sent_to = sweep_messages(connection, SENT, log, sent)?;
-    let received_to = sweep_messages(connection, RECEIVED, log, received)?;
-    match (sent_to, received_to) {
-        (None, None) => connection.prepare_cached(SWEPT)?.execute([log])?,
-        (sent_to, received_to) => connection.prepare_cached(SWEPT_TO)?.execute([
-            log,
-            sent_to.unwrap_or(sent),
-            received_to.unwrap_or(received),
-        ])?,
-    };
-    Ok(true)
-}
-
-/// Looks at some messages of an ended log behind `from`, and removes those that nobody has any
-/// more. Returns up to where it looked; none at the end.
-fn sweep_messages(
-    connection: &Connection,
-    which: &str,
-    log: i64,
-    from: i64,
-) -> rusqlite::Result<Option<i64>> {
-    let rows: Vec<(i64, bool)> = connection
-        .prepare_cached(which)?
-        .query_map([log, from, SWEEP], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (seq, kept) in &rows {
-        if !kept {
-            connection.prepare_cached(REMOVE_MESSAGE)?.execute([seq])?;
-        }
-    }
-    Ok(rows.last().map(|(seq, _)| *seq))
 }
 
 /// Writes to the disk what any process has committed: in `normal` mode nobody else does, until the
