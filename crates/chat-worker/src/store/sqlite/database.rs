@@ -1,7 +1,8 @@
 //! The database file: its schema, how it is opened, and what is wrong with it.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::Durability;
 use super::holder_lock::HolderLock;
+use super::kernel_locks::{self, Wanted};
 use super::process_file::ProcessFile;
 use super::threads::WRITERS_LOCK;
 
@@ -20,6 +22,9 @@ const APPLICATION_ID: i32 = 0x6363_6462;
 
 /// Of the schema. A later program knows from it what to change.
 const VERSION: i32 = 1;
+
+/// Bytes of `-shm` that SQLite's readers lock.
+const READ_LOCKS: Range<u64> = 123..128;
 
 /// How long SQLite waits for a lock of its own. All writing is done under a lock of ours, so
 /// only a recovery or the reset of the write-ahead log can be in the way.
@@ -93,25 +98,14 @@ pub(super) fn wal_file(data_dir: &Path) -> PathBuf {
     data_dir.join(format!("{FILE}-wal"))
 }
 
-/// The processes that are reading the database just now, as the kernel has their locks on the log's
-/// index (bytes 123 to 127: SQLite's "WAL-mode File Format", 2.3.1). Empty when it cannot be told.
+/// The processes that are reading the database just now, by their locks on the log's index (SQLite's
+/// "WAL-mode File Format", 2.3.1). Empty when it cannot be told.
 pub(super) fn reader_pids(data_dir: &Path) -> Vec<u32> {
     // Only looked at, never opened: see `make_file`.
-    let index = fs::metadata(data_dir.join(format!("{FILE}-shm")));
-    let (Ok(index), Ok(locks)) = (index, fs::read_to_string("/proc/locks")) else {
-        return Vec::new();
-    };
-    let reader = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let &[_, "POSIX", _, "READ", pid, file, from, _] = words.as_slice() else {
-            return None;
-        };
-        let number: u64 = file.rsplit(':').next()?.parse().ok()?;
-        let byte: u64 = from.parse().ok()?;
-        let pid = pid.parse::<u32>().ok();
-        pid.filter(|_| number == index.ino() && (123..128).contains(&byte))
-    };
-    locks.lines().filter_map(reader).collect()
+    match fs::metadata(data_dir.join(format!("{FILE}-shm"))) {
+        Ok(index) => kernel_locks::holder_pids(&index, &Wanted::PosixShared(READ_LOCKS)),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Opens the database, and makes it when it is missing. To be called under the writers' lock.
@@ -139,7 +133,7 @@ pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection
 }
 
 /// What is in a database file.
-pub(super) enum State {
+enum State {
     /// Nothing yet.
     New,
     /// Our tables.
@@ -148,7 +142,7 @@ pub(super) enum State {
 
 /// # Errors
 /// It is of another version, or not ours.
-pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseError> {
+fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseError> {
     let failed = |error| describe(path, error);
     let number = |pragma| {
         let read = connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));

@@ -1,11 +1,12 @@
 //! A lock between processes that is waited for by event, and tells who holds it: SQLite's own
 //! lock is waited for by polling, and nobody can say who has it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::kernel_locks::{self, Wanted};
 use super::process_file::{ProcessFile, monotonic_ms, read_record, retried, write_record};
 
 /// A lock file. Each value excludes every other one, of this process too.
@@ -77,14 +78,13 @@ impl HolderLock {
         }
     }
 
-    /// The processes that may hold the lock, as the kernel has it: that one, and in theory one with
-    /// a file of the same number on another device. Empty when it cannot be told, as where
-    /// `/proc/locks` is hidden.
+    /// The processes that may hold the lock: see [`kernel_locks`].
     pub(super) fn holder_pids(&self) -> Vec<u32> {
-        match (self.file.metadata(), fs::read_to_string("/proc/locks")) {
-            (Ok(file), Ok(locks)) => pids_of(&locks, file.ino()),
-            _ => Vec::new(),
-        }
+        let file = self.file.metadata();
+        file.map_or_else(
+            |_| Vec::new(),
+            |file| kernel_locks::holder_pids(&file, &Wanted::Flock),
+        )
     }
 }
 
@@ -92,20 +92,6 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
-}
-
-/// From lines like `4: FLOCK  ADVISORY  WRITE 977 fe:00:16252941 0 EOF`. Those that wait have a
-/// `->` before the kind. The device is not compared: some file systems show programs another one.
-fn pids_of(locks: &str, inode: u64) -> Vec<u32> {
-    let holder = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let &[_, "FLOCK", _, "WRITE", pid, file, ..] = words.as_slice() else {
-            return None;
-        };
-        let number: u64 = file.rsplit(':').next()?.parse().ok()?;
-        pid.parse().ok().filter(|pid| *pid > 0 && number == inode)
-    };
-    locks.lines().filter_map(holder).collect()
 }
 
 #[cfg(test)]
@@ -171,22 +157,5 @@ mod tests {
         while monotonic_ms() == then {}
         let _held = lock.lock(&me).unwrap();
         assert_ne!(looking.taken().unwrap(), first);
-    }
-
-    #[test]
-    fn the_kernels_list_is_understood() {
-        let locks = "\
-1: FLOCK  ADVISORY  WRITE 977 fe:00:4711 0 EOF
-1: -> FLOCK  ADVISORY  WRITE 978 fe:00:4711 0 EOF
-2: FLOCK  ADVISORY  READ  979 fe:00:4711 0 EOF
-3: POSIX  ADVISORY  WRITE 980 fe:00:4711 0 EOF
-4: FLOCK  ADVISORY  WRITE 0 fe:00:4711 0 EOF
-5: FLOCK  ADVISORY  WRITE 981 fe:00:47 0 EOF
-6: FLOCK
-7: FLOCK  ADVISORY  WRITE 982 00:2a:4711 0 EOF
-";
-        assert_eq!(pids_of(locks, 4711), [977, 982]);
-        assert!(pids_of(locks, 1).is_empty());
-        assert!(pids_of("", 4711).is_empty());
     }
 }

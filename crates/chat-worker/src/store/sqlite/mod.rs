@@ -47,6 +47,7 @@ mod database;
 mod export;
 mod health;
 mod holder_lock;
+mod kernel_locks;
 mod messages;
 mod presence;
 mod process_file;

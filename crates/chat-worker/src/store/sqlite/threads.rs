@@ -114,11 +114,9 @@ fn keep_up(shared: &Shared, stop: &mpsc::Receiver<()>) {
             continue;
         }
         let round = catch_unwind(AssertUnwindSafe(|| {
-            if tools.is_none() {
-                tools = Some(Upkeep::new(&shared.config, &shared.process)?);
-            }
-            let Some(open) = &mut tools else {
-                return Ok(false);
+            let open = match &mut tools {
+                Some(open) => open,
+                none => none.insert(Upkeep::new(&shared.config, &shared.process)?),
             };
             open.run(&shared.process)
         }));

@@ -198,18 +198,15 @@ impl Writer {
 
     fn write(&self, tools: &mut Tools, mut batch: Vec<Write>) {
         match self.commit(tools, &mut batch) {
-            // Nobody waited any more.
-            Ok(_) if batch.is_empty() => {}
-            Ok(outcomes) => {
-                self.health.up();
-                for (write, outcome) in batch.into_iter().zip(outcomes) {
-                    self.tell(write, outcome);
-                }
-            }
+            Ok(outcomes) => self.done(batch, outcomes),
             // It may be one of them that cannot be done, where something is damaged.
             Err(why) if batch.len() > 1 && why != database::DISK_FULL => {
+                let mut worked = false;
                 for write in batch {
-                    self.write(tools, vec![write]);
+                    worked |= self.write_alone(tools, write);
+                }
+                if !worked {
+                    self.health.down(&why);
                 }
             }
             Err(why) => {
@@ -218,6 +215,34 @@ impl Writer {
                     self.refuse(write, &why);
                 }
             }
+        }
+    }
+
+    /// Whether it worked.
+    fn write_alone(&self, tools: &mut Tools, write: Write) -> bool {
+        let mut alone = vec![write];
+        match self.commit(tools, &mut alone) {
+            Ok(outcomes) => {
+                self.done(alone, outcomes);
+                true
+            }
+            Err(why) => {
+                for write in alone {
+                    self.refuse(write, &why);
+                }
+                false
+            }
+        }
+    }
+
+    /// Nothing, if nobody waited any more.
+    fn done(&self, batch: Vec<Write>, outcomes: Vec<Outcome>) {
+        if batch.is_empty() {
+            return;
+        }
+        self.health.up();
+        for (write, outcome) in batch.into_iter().zip(outcomes) {
+            self.tell(write, outcome);
         }
     }
 
