@@ -19,6 +19,7 @@ ARGS ?=
 # npm ci again only when the lock file is newer than what was installed from it.
 npm_stamp = $(1)/node_modules/.package-lock.json
 adapter_js := crates/redis-adapter/tests/js
+bench_js := bench/peers/node-cluster
 js_folders := $(foreach folder,web tests $(adapter_js),$(if $(wildcard $(folder)/package-lock.json),$(folder)))
 
 .PHONY: help
@@ -44,11 +45,26 @@ test: tools-redis tools-systemd tools-disk js build ## every test: Rust, documen
 test-e2e: tools-redis tools-disk js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
+# For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
+bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench
+bench: tools-redis tools-peers build $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick,--report docs/benchmarks.md) $(bench_flags)
+
+.PHONY: bench-much-stored
+bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
+	cargo build --release --locked --package chat-worker --example fill_store
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench much-stored
+
 .PHONY: lint
 lint: tools-cc tools-lint js ## formatting, clippy and eslint, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	npm --prefix tests run --silent lint
+	cd $(bench_js) && $(CURDIR)/tests/node_modules/.bin/eslint --max-warnings 0 .
 
 .PHONY: format
 format: js ## apply the formatting that `make lint` asks for
@@ -58,7 +74,7 @@ format: js ## apply the formatting that `make lint` asks for
 .PHONY: clean
 clean: ## remove what was built and installed, and the data of `make run`
 	cargo clean
-	rm -rf $(addsuffix /node_modules,$(js_folders)) target/run
+	rm -rf $(addsuffix /node_modules,$(js_folders) $(bench_js)) target/run
 
 .PHONY: js
 js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
@@ -67,7 +83,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-systemd tools-disk tools-lint
+.PHONY: tools-redis tools-cc tools-systemd tools-disk tools-peers tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
@@ -78,6 +94,10 @@ tools-systemd:
 # For the test of a power cut.
 tools-disk:
 	@scripts/need.sh mkfs.ext4 e2fsprogs
+# What ours is compared with.
+tools-peers:
+	@scripts/need.sh haproxy haproxy
+	@scripts/need.sh nginx nginx-light
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

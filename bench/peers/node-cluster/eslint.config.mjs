@@ -1,0 +1,2 @@
+// The rules of the tests.
+export { default } from '../../../tests/eslint.config.mjs';

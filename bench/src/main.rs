@@ -1,0 +1,67 @@
+//! Load on Socket.IO servers, and what they do with it: one server, or several side by side.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod client;
+mod clock;
+mod delivery;
+mod drive;
+mod generator;
+mod much_stored;
+mod open_files;
+mod pace;
+mod peers;
+mod proc;
+mod profile;
+mod progress;
+mod scenario;
+mod server;
+mod side_by_side;
+mod tally;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    };
+    match Cli::parse().command {
+        Command::Load(options) => runtime()?.block_on(cli::load(&options)),
+        Command::Start(options) => runtime()?.block_on(cli::start(&options)),
+        Command::Compare(options) => runtime()?.block_on(cli::side_by_side(options)),
+        Command::Report { results, page } => side_by_side::report(&results, &page),
+        Command::Agree {
+            first,
+            second,
+            within,
+        } => {
+            if !side_by_side::compare(&first, &second, within / 100.0)? {
+                anyhow::bail!("a ratio differs by more than {within} %");
+            }
+            Ok(())
+        }
+        Command::Profile(options) => runtime()?.block_on(cli::profile(options)),
+        Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
+        Command::Generate => generator::run(),
+        Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),
+        Command::Floor { workers } => peers::floor::run(workers.into()),
+        Command::FloorWorker => peers::floor::run_worker(),
+    }
+}
