@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::chat::Transport;
 use crate::drive::{self, drive};
@@ -239,18 +240,30 @@ pub(crate) async fn start(options: &StartOptions) -> anyhow::Result<()> {
         kind: options.kind,
         workers: options.workers,
     };
-    let server = Server::start(spec, &options.programs.programs()?, None).await?;
+    let programs = options.programs.programs()?;
+    let server = tokio::select! {
+        server = Server::start(spec, &programs, None) => server?,
+        signal = interruption() => return signal,
+    };
     let roles = server.roles.iter();
     let processes: String = roles.map(|role| format!(" --process {role}")).collect();
-    println!("{spec} is ready at http://{}", server.address);
-    println!(
-        "put load on it: bench load messages --target {}{processes}",
-        server.address
-    );
-    tokio::signal::ctrl_c()
-        .await
-        .context("cannot wait for Ctrl-C")?;
+    let address = server.address;
+    println!("{spec} is ready at http://{address}");
+    println!("put load on it: bench load messages --target {address}{processes}");
+    let _ = interruption().await;
     server.stop().await
+}
+
+/// Waits for a signal that asks to end; what was started is asked to end when it is dropped then.
+async fn interruption() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot wait for signals")?,
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+    bail!("interrupted")
 }
 
 #[derive(Debug, Args)]
@@ -291,7 +304,7 @@ pub(crate) async fn side_by_side(options: SideBySideOptions) -> anyhow::Result<(
     };
     tokio::select! {
         done = side_by_side::run(&run) => done,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        signal = interruption() => signal,
     }
 }
 
@@ -329,7 +342,7 @@ pub(crate) async fn much_stored(options: MuchStoredOptions) -> anyhow::Result<()
     };
     tokio::select! {
         done = run.run() => done,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        signal = interruption() => signal,
     }
 }
 
@@ -363,6 +376,6 @@ pub(crate) async fn profile(options: ProfileOptions) -> anyhow::Result<()> {
     let profile = profile::profile(server, &programs, &spec, &options.part);
     tokio::select! {
         done = profile => done,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        signal = interruption() => signal,
     }
 }

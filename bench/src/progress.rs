@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::clock;
 
 /// How far a run is: in steps, and within the step.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {

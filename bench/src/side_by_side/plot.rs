@@ -54,8 +54,8 @@ const PLOTS: [Plot; 5] = [
     },
 ];
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 230.0;
+const WIDTH: f64 = 820.0;
+const LEFT: f64 = 290.0;
 const BARS: f64 = 410.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 64.0;
