@@ -16,6 +16,13 @@ const BENCH: &str = env!("CARGO_BIN_EXE_bench");
 struct Server {
     child: Child,
     address: String,
+    /// Open files without any client.
+    own_files: usize,
+}
+
+fn open_files(process: &Child) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", process.id()));
+    files.unwrap().count()
 }
 
 impl Server {
@@ -35,7 +42,20 @@ impl Server {
             .strip_prefix("ready at http://")
             .unwrap()
             .to_owned();
-        Server { child, address }
+        let own_files = open_files(&child);
+        Server {
+            child,
+            address,
+            own_files,
+        }
+    }
+
+    /// Waits until so many clients are connected. Nothing tells that from outside but the server's
+    /// open files.
+    fn until_connected(&self, clients: usize) {
+        while open_files(&self.child) < self.own_files + clients {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -75,7 +95,7 @@ fn count(outcome: &Value, what: &str) -> u64 {
 /// Lost, doubled, out of order among 24,000 messages of a server with this fault.
 fn faults(fault: &str) -> (u64, u64, u64) {
     let server = Server::start(&["--fault", fault, "--every", "10000"]);
-    let outcome = server.outcome("messages --rate 8000 --warm-up 0s --duration 3s --patience 10s");
+    let outcome = server.outcome("messages --rate 4000 --warm-up 0s --duration 6s --patience 20s");
     assert_eq!(outcome["latencies"]["ack"]["count"], 24_000, "{outcome}");
     (
         count(&outcome, "lost"),
@@ -118,7 +138,12 @@ fn each_scenario_finds_nothing_wrong_with_a_sound_server() {
         let outcome = server.outcome(load);
         assert!(outcome["units"].as_u64().unwrap() > 0, "{load}: {outcome}");
         let counts = outcome["counts"].as_object().unwrap();
-        for (what, count) in counts.iter().filter(|(what, _)| *what != "connections") {
+        // A machine under load may be late; wrong it must not be.
+        let allowed = ["connections", "off the rate"];
+        for (what, count) in counts
+            .iter()
+            .filter(|(what, _)| !allowed.contains(&what.as_str()))
+        {
             assert_eq!(count, 0, "{load}: {what}: {outcome}");
         }
         assert_eq!(
@@ -158,18 +183,19 @@ fn idle_clients_show_in_the_server_s_memory() {
 #[test]
 fn what_was_due_while_the_server_stood_still_counts_from_when_it_was_due() {
     let server = Server::start(&[]);
-    let load = server.load("messages --rate 1000 --clients 20 --warm-up 500ms --duration 3s");
+    let load = server.load("messages --rate 1000 --clients 20 --warm-up 0s --duration 4s");
     let outcome = thread::scope(|scope| {
         let load = scope.spawn(|| outcome(load));
+        server.until_connected(20);
         // In the middle of the measured time, or at least within it.
-        thread::sleep(Duration::from_millis(1_500));
+        thread::sleep(Duration::from_millis(1_000));
         server.signal(Signal::SIGSTOP);
         thread::sleep(Duration::from_millis(1_000));
         server.signal(Signal::SIGCONT);
         load.join().unwrap()
     });
     let ack = &outcome["latencies"]["ack"];
-    assert_eq!(ack["count"], 3_000, "all that was due was sent: {outcome}");
+    assert_eq!(ack["count"], 4_000, "all that was due was sent: {outcome}");
     assert!(ack["p99"].as_f64().unwrap() > 500.0, "{outcome}");
     assert_eq!(count(&outcome, "lost"), 0, "{outcome}");
 }
@@ -181,7 +207,8 @@ fn a_server_that_dies_is_told_and_waited_for_no_longer_than_patience() {
         .load("messages --rate 1000 --clients 20 --warm-up 500ms --duration 2s --patience 1s");
     let outcome = thread::scope(|scope| {
         let load = scope.spawn(|| outcome(load));
-        thread::sleep(Duration::from_millis(1_500));
+        server.until_connected(20);
+        thread::sleep(Duration::from_millis(1_000));
         server.signal(Signal::SIGKILL);
         load.join().unwrap()
     });
