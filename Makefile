@@ -51,7 +51,7 @@ bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 .PHONY: bench
 bench: tools-redis tools-peers build $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
 	cargo build --release --locked --package chat-cluster-bench
-	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick,--report docs/benchmarks.md) $(bench_flags)
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick) $(if $(QUICK)$(ONLY),,--report docs/benchmarks.md) $(bench_flags)
 
 .PHONY: bench-much-stored
 bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
