@@ -96,6 +96,9 @@ pub(crate) async fn drive(
     roles: &[Role],
     progress: &Progress,
 ) -> anyhow::Result<Outcome> {
+    if roles.iter().any(|role| role.name == GENERATOR) {
+        bail!("no part of a server is called {GENERATOR}");
+    }
     let mut generators = Vec::new();
     for process in 0..spec.processes {
         let spec = Spec {
@@ -103,9 +106,6 @@ pub(crate) async fn drive(
             ..spec.clone()
         };
         generators.push(Generator::start(&spec).await?);
-    }
-    if roles.iter().any(|role| role.name == GENERATOR) {
-        bail!("no part of a server is called {GENERATOR}");
     }
     let mut all_roles = roles.to_vec();
     let own = generators.iter().map(|generator| generator.pid);

@@ -37,6 +37,21 @@ pub(crate) async fn post(
     Ok(())
 }
 
+/// Shows the packets of a polling answer, and tells whether a ping among them waits for its
+/// answer. An error when the session has ended.
+pub(crate) fn see_all(body: &str, mut see: impl FnMut(&Packet<'_>)) -> anyhow::Result<bool> {
+    let mut pinged = false;
+    for packet in packet::split(body) {
+        match packet {
+            Packet::Ping => pinged = true,
+            Packet::Close => bail!("the server closed the session"),
+            Packet::Refused(why) => bail!("refused: {why}"),
+            _ => see(&packet),
+        }
+    }
+    Ok(pinged)
+}
+
 /// A session over two connections, as browsers use: one polls, the other posts.
 #[derive(Debug)]
 pub(crate) struct PollingSession {
@@ -77,16 +92,7 @@ impl PollingSession {
         let mut found = false;
         while !found {
             let body = self.poll().await?;
-            let mut ping = false;
-            for packet in packet::split(&body) {
-                match packet {
-                    Packet::Ping => ping = true,
-                    Packet::Close => bail!("the server closed the session"),
-                    Packet::Refused(why) => bail!("refused: {why}"),
-                    _ => found |= seen(&packet),
-                }
-            }
-            if ping {
+            if see_all(&body, |packet| found |= seen(packet))? {
                 self.send("3").await?;
             }
         }

@@ -162,6 +162,10 @@ impl Run {
 }
 
 impl State {
+    fn sent_by(&mut self, from: u32, to: u32) -> &mut Sent {
+        self.sent.entry(from).or_default().entry(to).or_default()
+    }
+
     fn has_heard(&self, expected: &BTreeMap<(u32, u32), Sent>) -> bool {
         expected
             .iter()
@@ -240,12 +244,7 @@ impl Client {
         let to = ((u64::from(self.number) + step) % count) as u32;
         let sequence = {
             let mut state = self.run.state.borrow_mut();
-            let sent = state
-                .sent
-                .entry(self.number)
-                .or_default()
-                .entry(to)
-                .or_default();
+            let sent = state.sent_by(self.number, to);
             sent.count += 1;
             // Until it is acknowledged.
             sent.unacknowledged.insert(sent.count - 1);
@@ -296,13 +295,10 @@ impl Client {
                 return Ok(());
             };
             if answer.ok {
-                let sent = state
-                    .sent
-                    .entry(self.number)
-                    .or_default()
-                    .entry(to)
-                    .or_default();
-                sent.unacknowledged.remove(&sequence);
+                state
+                    .sent_by(self.number, to)
+                    .unacknowledged
+                    .remove(&sequence);
                 state.tally.units += u64::from(run.measured.get().contains(now));
                 if run.measured.get().contains(due) {
                     state.tally.record("ack", now - due);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{Spec, Window};
 use crate::client::chat::{Auth, Event};
 use crate::client::http::Connection;
-use crate::client::packet::{self, Packet};
+use crate::client::packet::Packet;
 use crate::client::polling;
 use crate::clock;
 use crate::generator::Link;
@@ -68,7 +68,7 @@ async fn work(
         let (pool, spec, tally) = (pool.clone(), spec.clone(), tally.clone());
         tasks.spawn_local(async move {
             while clock::now() < window.until {
-                let message = session.message(&pool, &spec, window, &tally);
+                let message = session.message(&pool, window, &tally);
                 let done = tokio::time::timeout(spec.patience, message).await;
                 if let Err(error) = done.context("no answer").and_then(|done| done) {
                     tally.borrow_mut().problem(&error);
@@ -120,7 +120,8 @@ impl Pool {
 
 struct Session {
     path: String,
-    own: String,
+    /// To the user's own other sockets, of which there are none.
+    message: String,
     sent: u64,
 }
 
@@ -131,7 +132,7 @@ impl Session {
         pool.post(&path, &auth.packet()).await?;
         let mut session = Session {
             path,
-            own: String::new(),
+            message: String::new(),
             sent: 0,
         };
         let (mut own, mut listed) = (String::new(), false);
@@ -147,43 +148,33 @@ impl Session {
                 })
                 .await?;
         }
-        session.own = own;
+        let content = "x".repeat(spec.content as usize);
+        let message = serde_json::json!(["private message", { "content": content, "to": own }]);
+        session.message = message.to_string();
         Ok(session)
     }
 
     /// Polls once; answers a ping. Gives how many requests that took.
-    async fn poll(&self, pool: &Pool, mut see: impl FnMut(&Packet<'_>)) -> anyhow::Result<u64> {
+    async fn poll(&self, pool: &Pool, see: impl FnMut(&Packet<'_>)) -> anyhow::Result<u64> {
         let body = pool.get(&self.path).await?;
-        let mut pinged = false;
-        for packet in packet::split(&body) {
-            match packet {
-                Packet::Ping => pinged = true,
-                Packet::Refused(why) => anyhow::bail!("refused: {why}"),
-                Packet::Close => anyhow::bail!("the server closed the session"),
-                _ => see(&packet),
-            }
-        }
+        let pinged = polling::see_all(&body, see)?;
         if pinged {
             pool.post(&self.path, "3").await?;
         }
         Ok(1 + u64::from(pinged))
     }
 
-    /// A message to the user's own other sockets, of which there are none, and its ack.
+    /// A message and its ack.
     async fn message(
         &mut self,
         pool: &Pool,
-        spec: &Spec,
         window: Window,
         tally: &RefCell<Tally>,
     ) -> anyhow::Result<()> {
         let begun = clock::now();
         let number = self.sent;
         self.sent += 1;
-        let content = "x".repeat(spec.content as usize);
-        let message =
-            serde_json::json!(["private message", { "content": content, "to": self.own }]);
-        pool.post(&self.path, &format!("42{number}{message}"))
+        pool.post(&self.path, &format!("42{number}{}", self.message))
             .await?;
         let (mut requests, mut acked) = (1, false);
         while !acked {

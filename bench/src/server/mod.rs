@@ -123,12 +123,13 @@ impl Server {
                     .await?
             }
             Kind::Node => start.node().await?,
-            Kind::Haproxy | Kind::Nginx => {
+            Kind::Haproxy => {
                 start.chat_cluster_on_redis().await?;
-                match spec.kind {
-                    Kind::Haproxy => proxies::haproxy(&mut start).await?,
-                    _ => proxies::nginx(&mut start).await?,
-                }
+                proxies::haproxy(&mut start).await?
+            }
+            Kind::Nginx => {
+                start.chat_cluster_on_redis().await?;
+                proxies::nginx(&mut start).await?
             }
             Kind::Alone => {
                 start
