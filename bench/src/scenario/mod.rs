@@ -183,7 +183,7 @@ impl Spec {
 
 /// Log-ins of all processes that go again before a batch is measured: the server's code and its
 /// heap are warm then.
-const EARLY_LOG_INS: u32 = 100;
+const EARLY_LOG_INS: u32 = 200;
 
 /// Logs in and leaves, with each of these.
 async fn come_and_go(target: &Rc<Target>, auths: impl Iterator<Item = Auth>) -> anyhow::Result<()> {

@@ -120,6 +120,12 @@ pub(crate) fn steps(quick: bool) -> Vec<Step> {
         transport,
         ..timed(scenario, clients, None)
     };
+    // Where a just-in-time compiler is not done after a second or two, and units are few.
+    let longer = |load: Load| Load {
+        warm_up: millis(1_500),
+        duration: millis(4_000),
+        ..load
+    };
     let step = |key, title, load, servers: &[&[ServerSpec]]| Step {
         key,
         title,
@@ -168,7 +174,7 @@ pub(crate) fn steps(quick: bool) -> Vec<Step> {
             "New users log in over WebSocket, 100 at a time, and everyone is told of everyone",
             batch(
                 Scenario::LogIns,
-                if quick { 400 } else { 600 },
+                if quick { 400 } else { 800 },
                 Transport::Websocket,
             ),
             &[alone, ours, fewer, node],
@@ -200,13 +206,13 @@ pub(crate) fn steps(quick: bool) -> Vec<Step> {
         step(
             "polling-sessions",
             "Whole polling sessions, 80 a second, of 32 users",
-            timed(Scenario::PollingSessions, 32, Some(80.0)),
+            longer(timed(Scenario::PollingSessions, 32, Some(80.0))),
             &[alone, ours, node, proxies],
         ),
         step(
             "shared-connections",
             "20 polling sessions over 4 keep-alive connections, as many messages as there come",
-            timed(Scenario::SharedConnections, 20, None),
+            longer(timed(Scenario::SharedConnections, 20, None)),
             &[alone, ours, node, proxies],
         ),
     ];
