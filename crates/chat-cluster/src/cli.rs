@@ -1,6 +1,7 @@
 //! The command line and the environment: a contract with those who run it.
 
 use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use chat_worker::data_dir;
 use chat_worker::store::sqlite::Durability;
 use clap::{Parser, Subcommand, ValueEnum};
 use common::runtime_dir::RuntimeDir;
-use sticky_master::{Balance, ListenAddress, WORKERS_MAX};
+use sticky_master::{Balance, ListenAddress, TrustedProxy, WORKERS_MAX};
 
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::StoreChoice;
@@ -142,6 +143,130 @@ pub(crate) struct Options {
     )]
     pub(crate) cors_origin: Vec<String>,
 
+    /// A certificate with its chain, PEM: TCP listeners speak TLS. Read again when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_TLS_CERT",
+        hide_env_values = true,
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_TLS_KEY",
+        hide_env_values = true,
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Connections begin with a PROXY protocol header, version 1 or 2, as a
+    /// balancer in front sends it; others are refused
+    #[arg(long, env = "CHAT_CLUSTER_PROXY_PROTOCOL", hide_env_values = true,
+          value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) proxy_protocol: bool,
+
+    /// Who is believed what X-Forwarded-For, X-Forwarded-Proto and Forwarded say:
+    /// a network, an address, or unix for all who come by Unix sockets; may be
+    /// given several times [default: nobody]
+    #[arg(
+        long,
+        value_name = "CIDR|unix",
+        env = "CHAT_CLUSTER_TRUSTED_PROXY",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) trusted_proxy: Vec<TrustedProxy>,
+
+    /// Set a cookie of this name that says which worker a client is on, and let
+    /// it choose the worker of connections without a session id [default: none]
+    #[arg(long, value_name = "NAME", env = "CHAT_CLUSTER_AFFINITY_COOKIE",
+          hide_env_values = true, value_parser = cookie_name)]
+    pub(crate) affinity_cookie: Option<String>,
+
+    /// With Redis: what this node is called; it keeps its number in session ids
+    /// by this name [default: the host's name and the first --listen]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "CHAT_CLUSTER_NODE_NAME",
+        hide_env_values = true
+    )]
+    node_name: Option<String>,
+
+    /// With Redis: where other nodes reach this one, to relay requests of its
+    /// sessions; one of --listen, whose port is the default, or an address that is
+    /// listened on for them [default: none; a balancer in front of several nodes must be sticky]
+    #[arg(
+        long,
+        value_name = "ADDR[:PORT]",
+        env = "CHAT_CLUSTER_ADVERTISE",
+        hide_env_values = true,
+        requires = "cluster_secret"
+    )]
+    advertise: Option<String>,
+
+    /// What nodes prove to each other that they know; it is never sent. Long and
+    /// random, and better in its variable than on the command line
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "CHAT_CLUSTER_CLUSTER_SECRET",
+        hide_env_values = true
+    )]
+    pub(crate) cluster_secret: Option<String>,
+
+    /// Most client connections, in all workers together [default: what the limits
+    /// of open files allow]
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_CONNECTIONS",
+          hide_env_values = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_connections: Option<u64>,
+
+    /// Most connections of one client address (with IPv6, of one /64 network)
+    /// [default: no limit; whole offices share an address]
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_CONNECTIONS_PER_ADDRESS",
+          hide_env_values = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections_per_address: Option<u32>,
+
+    /// Requests that one connection may carry; then it is closed
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_REQUESTS_PER_CONNECTION",
+          hide_env_values = true, default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_requests_per_connection: u32,
+
+    /// Polling handshakes of one worker without a second request; beyond it the
+    /// oldest ends
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_UNFINISHED_HANDSHAKES",
+          hide_env_values = true, default_value = "8192", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_unfinished_handshakes: u32,
+
+    /// Largest packet from a client, in bytes, on both transports
+    #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MAX_PAYLOAD", hide_env_values = true,
+          default_value = "1000000", value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    pub(crate) max_payload: u32,
+
+    /// Largest head of a connection's first request, in bytes
+    #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MAX_HEAD", hide_env_values = true,
+          default_value = "8192", value_parser = clap::value_parser!(u32).range(1_024..=65_536))]
+    pub(crate) max_head: u32,
+
+    /// How long a connection's first request head, or its TLS handshake, may take
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_HEAD_TIMEOUT", hide_env_values = true,
+          default_value = "5s", value_parser = duration)]
+    pub(crate) head_timeout: Duration,
+
+    /// How long a connection may be idle between two requests
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_IDLE_TIMEOUT", hide_env_values = true,
+          default_value = "75s", value_parser = duration)]
+    pub(crate) idle_timeout: Duration,
+
+    /// A client that takes none of the bytes that wait for it for so long is cut
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_WRITE_TIMEOUT", hide_env_values = true,
+          default_value = "15s", value_parser = duration)]
+    pub(crate) write_timeout: Duration,
+
     /// Time between two pings to a client
     #[arg(long, value_name = "MS", env = "CHAT_CLUSTER_PING_INTERVAL_MS", hide_env_values = true,
           default_value = "25000", value_parser = clap::value_parser!(u32).range(1..))]
@@ -232,6 +357,35 @@ impl From<DurabilityLevel> for Durability {
     }
 }
 
+/// A token, as cookies' names are.
+fn cookie_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
+        return Err("not a cookie's name".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// An address that others can call: no port 0, no unspecified address. A name is
+/// looked up once.
+fn dialable(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
+    let wrong = |why: String| format!("--advertise {text}: {why}");
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let found = match (text.to_socket_addrs(), default_port) {
+        (Err(_), Some(port)) => (bare, port).to_socket_addrs(),
+        (found, _) => found,
+    };
+    let mut found = found.map_err(|error| wrong(error.to_string()))?;
+    let address = found
+        .next()
+        .ok_or_else(|| wrong("this name has no address".to_owned()))?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        let why = "others have to be able to call it: no port 0, not 0.0.0.0";
+        return Err(wrong(why.to_owned()));
+    }
+    Ok(address)
+}
+
 /// A positive time of at least a second, which is what Redis counts in here.
 fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -294,6 +448,26 @@ impl Options {
         })
     }
 
+    /// The flag or its variable, else the host's name and the first listener.
+    pub(crate) fn node_name(&self, listen: &[ListenAddress]) -> String {
+        self.node_name.clone().unwrap_or_else(|| {
+            let host = nix::unistd::gethostname().unwrap_or_default();
+            let first = listen.first().map(ToString::to_string);
+            format!("{} {}", host.to_string_lossy(), first.unwrap_or_default())
+        })
+    }
+
+    /// The flag or its variable, with the port of the first TCP listener if it
+    /// names none. The error is one of usage.
+    pub(crate) fn advertise(&self, listen: &[ListenAddress]) -> Result<Option<SocketAddr>, String> {
+        let port = listen.iter().find_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(address.port()),
+            ListenAddress::Unix(_) => None,
+        });
+        let advertise = self.advertise.as_deref();
+        advertise.map(|text| dialable(text, port)).transpose()
+    }
+
     /// The flag or its variable, else the user's one place for it.
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         let given = self.runtime_dir.clone();
@@ -350,9 +524,42 @@ mod tests {
             "--listen 3000",
             "--ping-interval-ms 0",
             "--message-max 600000",
+            "--tls-cert /a",
+            "--tls-key /a",
+            "--trusted-proxy everybody",
+            "--affinity-cookie a=b",
+            "--advertise 127.0.0.1:7000",
+            "--max-connections 0",
+            "--max-head 100",
             "--no-such-flag",
         ] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_has_a_port_of_its_own_or_the_listener_s() {
+        let advertise = |text: &str, listen: &str| {
+            let line = format!("--advertise {text} --cluster-secret x --listen {listen}");
+            let options = parse(&line).unwrap();
+            options.advertise(&options.listen().unwrap())
+        };
+        for (text, listen, expected) in [
+            ("10.0.0.1:7000", "0.0.0.0:3000", "10.0.0.1:7000"),
+            ("10.0.0.1", "0.0.0.0:3000", "10.0.0.1:3000"),
+            ("[::1]", "[::]:3000", "[::1]:3000"),
+            ("[::1]:7000", "unix:/tmp/x", "[::1]:7000"),
+        ] {
+            let found = advertise(text, listen).unwrap().unwrap();
+            assert_eq!(found.to_string(), expected);
+        }
+        for (text, listen) in [
+            ("10.0.0.1", "unix:/tmp/x"),
+            ("127.0.0.1:0", "0.0.0.0:3000"),
+            ("127.0.0.1", "127.0.0.1:0"),
+            ("0.0.0.0:7000", "0.0.0.0:3000"),
+        ] {
+            assert!(advertise(text, listen).is_err(), "{text}");
         }
     }
 

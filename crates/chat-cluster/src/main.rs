@@ -4,6 +4,7 @@
 mod cli;
 mod master;
 mod migrate;
+mod node;
 mod signals;
 mod telemetry;
 mod worker;

@@ -1,15 +1,19 @@
 //! The master process: from options to a running cluster.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context;
 use chat_worker::Backend;
-use sticky_master::{ListenAddress, Master, MasterConfig, MasterHandle};
+use chat_worker::nodes::{NodeName, NodeRegister};
+use sticky_master::{ListenAddress, Master, MasterConfig, MasterHandle, TrustedProxies};
 use tokio::sync::oneshot;
 
 use crate::cli::Options;
+use crate::node::{self, Memory};
 use crate::signals::{StopSignals, block_on};
 use crate::telemetry;
 use crate::worker::{self, WorkerSettings};
@@ -21,29 +25,82 @@ pub(crate) struct Settings {
     workers: usize,
     balance: sticky_master::Balance,
     runtime_dir: PathBuf,
+    node_name: String,
+    advertise: Option<SocketAddr>,
+    entrance: Entrance,
     worker: WorkerSettings,
+}
+
+/// How connections come in.
+#[derive(Debug)]
+struct Entrance {
+    tls: bool,
+    proxy_protocol: bool,
+    trusted_proxies: TrustedProxies,
+    affinity_cookie: Option<String>,
+    head_time: Duration,
+    head_max: usize,
+    max_connections: Option<u64>,
+    max_connections_per_address: Option<u32>,
+}
+
+impl Entrance {
+    fn new(options: &Options) -> Entrance {
+        Entrance {
+            tls: options.tls_cert.is_some(),
+            proxy_protocol: options.proxy_protocol,
+            trusted_proxies: TrustedProxies::new(options.trusted_proxy.iter().copied()),
+            affinity_cookie: options.affinity_cookie.clone(),
+            head_time: options.head_timeout,
+            head_max: options.max_head as usize,
+            max_connections: options.max_connections,
+            max_connections_per_address: options.max_connections_per_address,
+        }
+    }
+
+    fn apply(self, config: &mut MasterConfig) {
+        config.tls = self.tls;
+        config.proxy_protocol = self.proxy_protocol;
+        config.trusted_proxies = self.trusted_proxies;
+        config.affinity_cookie = self.affinity_cookie;
+        config.head_time = self.head_time;
+        config.head_max = self.head_max;
+        config.max_connections = self.max_connections;
+        config.max_connections_per_address = self.max_connections_per_address;
+    }
 }
 
 impl Settings {
     /// Reads what the environment adds. The error is one of usage.
     pub(crate) fn new(options: &Options) -> Result<Settings, String> {
+        let listen = options.listen()?;
+        let worker = WorkerSettings::new(options, options.store()?);
+        let advertise = options.advertise(&listen)?;
+        if advertise.is_some() && !worker.is_shared() {
+            return Err("--advertise needs --redis: nodes meet there".to_owned());
+        }
         Ok(Settings {
-            listen: options.listen()?,
+            node_name: options.node_name(&listen),
+            listen,
             workers: options.workers(),
             balance: options.balance.into(),
             runtime_dir: options.runtime_dir(),
-            worker: WorkerSettings::new(options, options.store()?),
+            advertise,
+            entrance: Entrance::new(options),
+            worker,
         })
     }
 }
 
 /// Runs until a signal asks it to stop.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
     telemetry::start(settings.worker.log_format, settings.worker.log_level);
     // Workers would only find the same mistakes, N times.
     let chat = settings
         .worker
         .chat(&settings.runtime_dir, "master".to_owned())?;
+    let node = settings.node()?;
+    let register = settings.worker.register().transpose()?;
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let environment = settings.worker.to_environment()?;
     let command = move || {
@@ -54,23 +111,49 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let mut config = MasterConfig::new(
         settings.listen,
         settings.workers,
-        settings.runtime_dir,
+        settings.runtime_dir.clone(),
         command,
     );
     config.balance = settings.balance;
+    settings.entrance.apply(&mut config);
+    if node.is_some() {
+        config.node = None;
+        config.relay = settings.advertise;
+    }
     // All tasks of this process run on this thread, inside this span.
     let span = tracing::info_span!("master");
     let _inside = span.enter();
-    block_on(serve(config, chat.backend))
+    block_on(serve(config, chat.backend, node.zip(register)))
 }
 
-async fn serve(config: MasterConfig, store: Backend) -> anyhow::Result<()> {
+impl Settings {
+    /// With Redis: what is remembered of this node. Workers are told its name.
+    fn node(&mut self) -> anyhow::Result<Option<Memory>> {
+        if !self.worker.is_shared() {
+            return Ok(None);
+        }
+        let memory = Memory::open(&self.runtime_dir, &self.node_name)?;
+        self.worker.node = Some(NodeName {
+            name: self.node_name.clone(),
+            instance: memory.instance.clone(),
+            advertise: self.advertise,
+        });
+        Ok(Some(memory))
+    }
+}
+
+async fn serve(
+    config: MasterConfig,
+    store: Backend,
+    node: Option<(Memory, NodeRegister)>,
+) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("cannot handle signals")?;
     let workers = config.workers;
+    let runtime_dir = config.runtime_dir.clone();
     let master = Master::bind(config)?;
     // After the runtime directory is known to be ours, before the first worker.
     let _data_dir = store.prepare()?;
-    let addresses: Vec<_> = master.addresses().map(ToString::to_string).collect();
+    let addresses: Vec<_> = master.urls().collect();
     let handle = master.handle();
     tokio::spawn(announce(
         handle.clone(),
@@ -78,6 +161,13 @@ async fn serve(config: MasterConfig, store: Backend) -> anyhow::Result<()> {
         workers,
         store.to_string(),
     ));
+    let numbered = node.map(|(memory, mut register)| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            node::take_number(&mut register, memory, runtime_dir, handle).await;
+            register
+        })
+    });
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
         let signal = signals.next().await;
@@ -91,8 +181,24 @@ async fn serve(config: MasterConfig, store: Backend) -> anyhow::Result<()> {
         let _ = stopped.await;
     };
     master.run(stopped).await?;
+    if let Some(numbered) = numbered {
+        leave(numbered).await;
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The workers have ended: others need not take this node for alive until its
+/// lease is over.
+async fn leave(numbered: tokio::task::JoinHandle<NodeRegister>) {
+    if !numbered.is_finished() {
+        return numbered.abort();
+    }
+    if let Ok(mut register) = numbered.await
+        && let Err(error) = register.leave().await
+    {
+        tracing::debug!(%error, "the node's lease runs out by itself");
+    }
 }
 
 /// Prints the one line that says where the chat is.

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use chat_worker::nodes::{self, NodeName, NodeRegister};
 use chat_worker::store::sqlite::Durability;
 use chat_worker::{Backend, Chat, ChatConfig, Embedded, parse_redis_url};
 use serde::{Deserialize, Serialize};
-use sticky_worker::{Worker, WorkerConfig};
+use sticky_worker::{
+    ClusterSecret, NodeId, TlsFiles, TrustedProxies, TrustedProxy, Worker, WorkerConfig,
+    WorkerHandle,
+};
+use tokio::time::MissedTickBehavior;
 
 use crate::cli::Options;
 use crate::signals::{StopSignals, block_on};
@@ -64,8 +69,82 @@ pub(crate) struct WorkerSettings {
     session_ttl: Duration,
     message_ttl: Duration,
     message_max: usize,
+    max_payload: usize,
+    serving: Serving,
+    /// With Redis: this node among others.
+    pub(crate) node: Option<NodeName>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: LogLevel,
+}
+
+/// How connections are served.
+#[derive(Debug, Deserialize, Serialize)]
+struct Serving {
+    /// Certificate and key.
+    tls: Option<(PathBuf, PathBuf)>,
+    trusted_proxies: Vec<String>,
+    affinity_cookie: Option<String>,
+    cluster_secret: Option<String>,
+    requests_per_connection: u32,
+    unfinished_handshakes: usize,
+    head_max: usize,
+    greeting_time: Duration,
+    idle_timeout: Duration,
+    write_deadline: Duration,
+}
+
+impl Serving {
+    fn new(options: &Options) -> Serving {
+        Serving {
+            tls: options.tls_cert.clone().zip(options.tls_key.clone()),
+            trusted_proxies: options
+                .trusted_proxy
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            affinity_cookie: options.affinity_cookie.clone(),
+            cluster_secret: options.cluster_secret.clone(),
+            requests_per_connection: options.max_requests_per_connection,
+            unfinished_handshakes: options.max_unfinished_handshakes as usize,
+            head_max: options.max_head as usize,
+            greeting_time: options.head_timeout,
+            idle_timeout: options.idle_timeout,
+            write_deadline: options.write_timeout,
+        }
+    }
+
+    /// Finds mistakes before anything is started. The error is one line.
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(files) = self.tls_files() {
+            files.check()?;
+        }
+        if self.cluster_secret.as_deref() == Some("") {
+            anyhow::bail!("the cluster's secret is empty");
+        }
+        Ok(())
+    }
+
+    fn tls_files(&self) -> Option<TlsFiles> {
+        let (certificate, key) = self.tls.clone()?;
+        Some(TlsFiles { certificate, key })
+    }
+
+    fn apply(&self, config: &mut WorkerConfig) -> anyhow::Result<()> {
+        let proxies = self.trusted_proxies.iter().map(|text| text.parse());
+        let proxies: Result<Vec<TrustedProxy>, String> = proxies.collect();
+        config.trusted_proxies = TrustedProxies::new(proxies.map_err(anyhow::Error::msg)?);
+        config.tls = self.tls_files();
+        config.affinity_cookie.clone_from(&self.affinity_cookie);
+        let secret = self.cluster_secret.as_deref();
+        config.cluster_secret = secret.map(ClusterSecret::new);
+        config.requests_per_connection = self.requests_per_connection;
+        config.unfinished_handshakes = self.unfinished_handshakes;
+        config.head_max = self.head_max;
+        config.greeting_time = self.greeting_time;
+        config.idle_timeout = self.idle_timeout;
+        config.write_deadline = self.write_deadline;
+        Ok(())
+    }
 }
 
 impl WorkerSettings {
@@ -79,6 +158,9 @@ impl WorkerSettings {
             session_ttl: options.session_ttl,
             message_ttl: options.message_ttl,
             message_max: options.message_max as usize,
+            max_payload: options.max_payload as usize,
+            serving: Serving::new(options),
+            node: None,
             log_format: options.log_format,
             log_level: options.log_level,
         }
@@ -98,8 +180,24 @@ impl WorkerSettings {
         config.session_ttl = self.session_ttl;
         config.message_ttl = self.message_ttl;
         config.message_max = self.message_max;
+        config.max_payload = self.max_payload;
         config.check()?;
+        self.serving.check()?;
         Ok(config)
+    }
+
+    /// The register of nodes, with Redis. The error is one line.
+    pub(crate) fn register(&self) -> Option<anyhow::Result<NodeRegister>> {
+        let (StoreChoice::Redis(url), Some(node)) = (&self.store, &self.node) else {
+            return None;
+        };
+        let url = parse_redis_url(url).map_err(anyhow::Error::from);
+        Some(url.map(|url| NodeRegister::new(url, node.clone())))
+    }
+
+    /// Whether the chat is kept in a Redis, which other nodes may share.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.store, StoreChoice::Redis(_))
     }
 
     fn from_environment() -> anyhow::Result<WorkerSettings> {
@@ -115,6 +213,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut config = WorkerConfig::from_env()?;
     config.ping_interval = settings.ping_interval;
     config.ping_timeout = settings.ping_timeout;
+    settings.serving.apply(&mut config)?;
     // All tasks of this process run on this thread, inside this span.
     let span = tracing::info_span!("worker", id = config.worker.0);
     let _inside = span.enter();
@@ -124,6 +223,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("cannot handle signals")?;
     let name = format!("worker-{}", config.worker);
+    let id = config.node;
     let chat = settings.chat(&config.runtime_dir, name)?;
     // First, because with it goes the right to the worker's name.
     let worker = tokio::select! {
@@ -132,6 +232,9 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
         _ = signals.next() => return Ok(()),
     };
     let chat = Arc::new(Chat::start(chat)?);
+    if let Some(register) = settings.register() {
+        tokio::spawn(keep_node(register?, id, worker.handle()));
+    }
     let handle = worker.handle();
     let up = chat.clone();
     tokio::spawn(async move {
@@ -149,4 +252,24 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
     drop(name);
     tracing::debug!(?exit, "worker ended");
     Ok(())
+}
+
+/// Renews the node's lease, as every worker of it does: so the node lives as
+/// long as one of them, whatever becomes of the master. And learns where the
+/// other nodes are; while Redis is away, what was known last counts.
+async fn keep_node(mut register: NodeRegister, id: NodeId, worker: WorkerHandle) {
+    let mut beat = tokio::time::interval(nodes::BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        match register.hold().await {
+            Ok(place) if place.id == id => worker.set_nodes(place.others),
+            // Redis has lost its data: sessions of this node may be taken for
+            // another's until it is started again.
+            Ok(place) => {
+                tracing::error!(id = %id, now = %place.id, "another node has this node's number");
+            }
+            Err(error) => tracing::debug!(%error, "the node's lease was not renewed"),
+        }
+    }
 }

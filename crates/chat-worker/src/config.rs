@@ -17,6 +17,9 @@ pub struct ChatConfig {
     /// The largest content of a message, in bytes. Default 64 KiB. It cannot usefully be larger
     /// than a packet, 1,000,000 bytes.
     pub message_max: usize,
+    /// The largest packet from a client, in bytes, on both transports. Default 1,000,000, as the
+    /// JavaScript server's.
+    pub max_payload: usize,
     /// How often a client is pinged. Default 25 s.
     pub ping_interval: Duration,
     /// How long a client may take to answer a ping. Default 20 s.
@@ -42,6 +45,7 @@ impl ChatConfig {
             session_ttl: DAY,
             message_ttl: DAY,
             message_max: 64 * 1024,
+            max_payload: 1_000_000,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             cors_origins: Vec::new(),

@@ -29,6 +29,7 @@ mod config;
 pub mod data_dir;
 mod http;
 pub mod migrate;
+pub mod nodes;
 mod origin;
 mod redis_url;
 mod sockets;
@@ -109,7 +110,12 @@ impl Chat {
             bus: adapter.bus().clone(),
         };
         let sockets = Arc::new(Sockets::new(store, adapter, config.message_max));
-        let socket_io = sockets::routes(sockets.clone(), config.ping_interval, config.ping_timeout);
+        let socket_io = sockets::routes(
+            sockets.clone(),
+            config.ping_interval,
+            config.ping_timeout,
+            config.max_payload,
+        );
         let background = vec![
             tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
             tokio::spawn(sockets::keep_caught_up(sockets.clone())).abort_handle(),

@@ -7,21 +7,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
+use crate::ticket_keys::{KEYS_MAX, TicketKey, TicketKeys};
 use crate::worker_id::{Generation, NodeId, WorkerId};
 
 /// The version of this protocol, said in [`Packet::Hello`]. A master refuses a
 /// worker that speaks another.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Most sockets in one [`Packet::Handoff`]; the kernel's own bound is 253
 /// descriptors a message.
 pub const MAX_SOCKETS: usize = 16;
 
+/// Most addresses in one [`Packet::Present`] or [`Packet::Closed`].
+pub const MAX_ADDRESSES: usize = 32;
+
 /// A packet never has more bytes than this.
 pub const MAX_PACKET: usize = HANDOFF_HEAD + MAX_SOCKETS * SOCKET_LENGTH;
 
 const HANDOFF_HEAD: usize = 1 + 8 + 1;
-const SOCKET_LENGTH: usize = 1 + 1 + 16 + 2;
+const ADDRESS_LENGTH: usize = 1 + 16;
+const SOCKET_LENGTH: usize = 1 + 1 + (ADDRESS_LENGTH + 2) + ADDRESS_LENGTH;
+const _: () = assert!(2 + MAX_ADDRESSES * ADDRESS_LENGTH <= MAX_PACKET);
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
@@ -32,6 +38,9 @@ const READY: u8 = 6;
 const PROGRESS: u8 = 7;
 const LOST: u8 = 8;
 const LEAVING: u8 = 9;
+const PRESENT: u8 = 10;
+const CLOSED: u8 = 11;
+const TICKET_KEYS: u8 = 12;
 
 /// A worker's first packet. The descriptor of its scoreboard page travels with
 /// it.
@@ -58,11 +67,29 @@ pub struct Hello {
 /// in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketInfo {
-    /// The client's address; a peer of a Unix listener has none.
+    /// The address at the other end, or the one that a PROXY protocol header
+    /// gave; a peer of a Unix listener has none.
     pub peer: Option<SocketAddr>,
+    /// Whose connection it is where connections are counted by address. The
+    /// worker names it in [`Packet::Closed`].
+    pub counted: Option<IpAddr>,
+    /// What the first bytes are.
+    pub speaks: Speaks,
     /// Chosen by the balancing method, so it may open a new session: the worker
     /// says when it is settled. Sockets that a session id routed are not.
     pub balanced: bool,
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaks {
+    /// An HTTP/1 request.
+    #[default]
+    Http,
+    /// A TLS handshake, of which the master knows nothing.
+    Tls,
+    /// The hello of another node's worker: [`crate::relay_hello`].
+    Relay,
 }
 
 /// One message of the channel.
@@ -104,6 +131,16 @@ pub enum Packet {
     },
     /// Worker to master: it drains by itself and wants no more sockets.
     Leaving,
+    /// Worker to master, after a Welcome: it has connections of these addresses
+    /// from an earlier master, each named as often as it has one. At most
+    /// [`MAX_ADDRESSES`].
+    Present(Vec<IpAddr>),
+    /// Worker to master: connections that were [`SocketInfo::counted`] are
+    /// closed. At most [`MAX_ADDRESSES`].
+    Closed(Vec<IpAddr>),
+    /// Master to worker: the keys to use. Worker to master, after a Welcome:
+    /// the keys of an earlier master.
+    TicketKeys(TicketKeys),
 }
 
 /// Why bytes are not a packet.
@@ -127,7 +164,8 @@ impl Packet {
     /// Appends the packet's bytes to `out`, at most [`MAX_PACKET`] of them.
     ///
     /// # Panics
-    /// When a handoff names more than [`MAX_SOCKETS`] sockets.
+    /// When it names more than [`MAX_SOCKETS`] sockets or [`MAX_ADDRESSES`]
+    /// addresses.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Packet::Hello(hello) => {
@@ -164,6 +202,16 @@ impl Packet {
                 out.push(*count);
             }
             Packet::Leaving => out.push(LEAVING),
+            Packet::Present(addresses) => encode_addresses(PRESENT, addresses, out),
+            Packet::Closed(addresses) => encode_addresses(CLOSED, addresses, out),
+            Packet::TicketKeys(keys) => {
+                out.extend([TICKET_KEYS, keys.iter().count() as u8]);
+                for key in keys.iter() {
+                    out.extend(key.name);
+                    out.extend(key.made.to_be_bytes());
+                    out.extend(key.key);
+                }
+            }
         }
     }
 
@@ -187,6 +235,9 @@ impl Packet {
             PROGRESS => Some(Packet::Progress),
             LOST => fields.lost(),
             LEAVING => Some(Packet::Leaving),
+            PRESENT => fields.addresses().map(Packet::Present),
+            CLOSED => fields.addresses().map(Packet::Closed),
+            TICKET_KEYS => fields.ticket_keys().map(Packet::TicketKeys),
             other => return Err(PacketError::Kind(other)),
         };
         match packet {
@@ -198,14 +249,33 @@ impl Packet {
 
 fn encode_socket(socket: &SocketInfo, out: &mut Vec<u8>) {
     out.push(socket.balanced.into());
-    let (family, address, port) = match socket.peer {
-        None => (0, [0; 16], 0),
-        Some(SocketAddr::V4(peer)) => (4, peer.ip().to_ipv6_mapped().octets(), peer.port()),
-        Some(SocketAddr::V6(peer)) => (6, peer.ip().octets(), peer.port()),
+    out.push(match socket.speaks {
+        Speaks::Http => 0,
+        Speaks::Tls => 1,
+        Speaks::Relay => 2,
+    });
+    encode_address(socket.peer.map(|peer| peer.ip()), out);
+    out.extend(socket.peer.map_or(0, |peer| peer.port()).to_be_bytes());
+    encode_address(socket.counted, out);
+}
+
+/// The family, 0 for none, and sixteen bytes.
+fn encode_address(address: Option<IpAddr>, out: &mut Vec<u8>) {
+    let (family, address) = match address {
+        None => (0, [0; 16]),
+        Some(IpAddr::V4(ip)) => (4, ip.to_ipv6_mapped().octets()),
+        Some(IpAddr::V6(ip)) => (6, ip.octets()),
     };
     out.push(family);
     out.extend(address);
-    out.extend(port.to_be_bytes());
+}
+
+fn encode_addresses(kind: u8, addresses: &[IpAddr], out: &mut Vec<u8>) {
+    assert!(addresses.len() <= MAX_ADDRESSES, "too many addresses");
+    out.extend([kind, addresses.len() as u8]);
+    for address in addresses {
+        encode_address(Some(*address), out);
+    }
 }
 
 /// Takes fields off the front; `None` when there are too few bytes.
@@ -266,21 +336,56 @@ impl Fields<'_> {
 
     fn socket(&mut self) -> Option<SocketInfo> {
         let balanced = self.flag()?;
+        let speaks = match self.u8()? {
+            0 => Speaks::Http,
+            1 => Speaks::Tls,
+            2 => Speaks::Relay,
+            _ => return None,
+        };
+        let peer = self.address()?;
+        let port = self.u16()?;
+        Some(SocketInfo {
+            peer: peer.map(|ip| SocketAddr::new(ip, port)),
+            counted: self.address()?,
+            speaks,
+            balanced,
+        })
+    }
+
+    fn address(&mut self) -> Option<Option<IpAddr>> {
         let family = self.u8()?;
         let address = Ipv6Addr::from(self.take::<16>()?);
-        let port = self.u16()?;
-        let address = match family {
+        Some(match family {
             0 => None,
             4 => Some(IpAddr::from(Ipv4Addr::from(
                 *address.octets().last_chunk::<4>()?,
             ))),
             6 => Some(IpAddr::from(address)),
             _ => return None,
-        };
-        Some(SocketInfo {
-            peer: address.map(|address| SocketAddr::new(address, port)),
-            balanced,
         })
+    }
+
+    fn addresses(&mut self) -> Option<Vec<IpAddr>> {
+        let count = usize::from(self.u8()?);
+        if count > MAX_ADDRESSES {
+            return None;
+        }
+        (0..count).map(|_| self.address()?).collect()
+    }
+
+    fn ticket_keys(&mut self) -> Option<TicketKeys> {
+        let count = usize::from(self.u8()?);
+        if count > KEYS_MAX {
+            return None;
+        }
+        let key = |_| {
+            Some(TicketKey {
+                name: self.take()?,
+                made: self.u64()?,
+                key: self.take()?,
+            })
+        };
+        (0..count).map(key).collect()
     }
 
     fn lost(&mut self) -> Option<Packet> {
@@ -296,14 +401,24 @@ mod tests {
     use super::*;
 
     fn every_kind() -> Vec<Packet> {
-        let peer = |text: &str, balanced| SocketInfo {
+        let peer = |text: &str, balanced, speaks| SocketInfo {
             peer: Some(text.parse().unwrap()),
+            counted: None,
+            speaks,
             balanced,
         };
         let unix = SocketInfo {
             peer: None,
+            counted: Some([192, 0, 2, 1].into()),
+            speaks: Speaks::Http,
             balanced: true,
         };
+        let key = |number| TicketKey {
+            name: [number; 16],
+            made: 1 << 33,
+            key: [number + 1; 32],
+        };
+        let addresses = vec!["::1".parse().unwrap(), [127, 0, 0, 1].into()];
         vec![
             Packet::Hello(Hello {
                 worker: WorkerId(3),
@@ -319,8 +434,8 @@ mod tests {
             Packet::Handoff {
                 first: 1 << 40,
                 sockets: vec![
-                    peer("127.0.0.2:65535", true),
-                    peer("[2001:db8::1]:1", false),
+                    peer("127.0.0.2:65535", true, Speaks::Tls),
+                    peer("[2001:db8::1]:1", false, Speaks::Relay),
                     unix,
                 ],
             },
@@ -333,6 +448,9 @@ mod tests {
             Packet::Progress,
             Packet::Lost { first: 5, count: 2 },
             Packet::Leaving,
+            Packet::Present(addresses.clone()),
+            Packet::Closed(vec![addresses[0]; MAX_ADDRESSES]),
+            Packet::TicketKeys((0..4).map(key).collect()),
         ]
     }
 
@@ -382,7 +500,7 @@ mod tests {
                     .wrapping_add(1);
                 *byte = (state >> 56) as u8;
             }
-            bytes[0] %= 12;
+            bytes[0] %= 14;
             let _ = Packet::decode(&bytes[..(state >> 33) as usize % 65]);
         }
     }

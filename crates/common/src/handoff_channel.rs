@@ -190,6 +190,8 @@ mod tests {
         let (master, worker) = pair().await;
         let (reader, _writer) = std::io::pipe().unwrap();
         let info = SocketInfo {
+            counted: None,
+            speaks: crate::handoff::Speaks::Http,
             peer: None,
             balanced: true,
         };
@@ -255,6 +257,8 @@ mod tests {
         let (master, worker) = pair().await;
         let (reader, _writer) = std::io::pipe().unwrap();
         let info = SocketInfo {
+            counted: None,
+            speaks: crate::handoff::Speaks::Http,
             peer: Some("[::1]:80".parse().unwrap()),
             balanced: false,
         };

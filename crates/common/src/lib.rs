@@ -1,12 +1,16 @@
 //! What the master and its workers must agree on, and nothing else: the tag in
 //! a session id, the packets of the handoff channel, the worker's scoreboard
-//! page and the runtime directory. Knows no HTTP, no chat, and runs no loops.
+//! page, the runtime directory, who is trusted to name a client, how nodes greet
+//! each other and the keys of TLS tickets. Knows no chat, and runs no loops.
 
+pub mod forwarded;
 pub mod handoff;
 pub mod handoff_channel;
+pub mod relay_hello;
 pub mod runtime_dir;
 pub mod scoreboard;
 pub mod sid_tag;
 pub mod sys;
+pub mod ticket_keys;
 pub mod worker_env;
 pub mod worker_id;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::shared_page::{Shareable, SharedPage};
 
 /// Says that the page is a scoreboard of this layout.
-const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard1");
+const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard2");
 
 /// The counters, each written by the worker only. All start at 0.
 #[repr(C)]
@@ -38,6 +38,17 @@ pub struct Counters {
     pub relayed: AtomicU64,
     /// Clients cut because they did not read.
     pub stalled: AtomicU64,
+    /// Of the sockets `received`, those that are closed or were lost.
+    pub ended: AtomicU64,
+    /// TLS handshakes that failed or took too long.
+    pub tls_failed: AtomicU64,
+    /// Sessions that ended because too many handshakes stood alone.
+    pub unfinished_ended: AtomicU64,
+    /// Connections closed because they had carried as many requests as they
+    /// may.
+    pub requests_exceeded: AtomicU64,
+    /// Relayed connections of other nodes that could not prove that they are.
+    pub strangers: AtomicU64,
     /// Milliseconds of `CLOCK_MONOTONIC` when the event loop last ran its
     /// timer.
     pub heartbeat_ms: AtomicU64,

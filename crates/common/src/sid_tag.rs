@@ -40,7 +40,16 @@ impl SidTag {
         if sid.len() != SID_LENGTH || !sid.iter().all(|&c| sextet(c).is_some()) {
             return None;
         }
-        let bits = sid[..TAG_LENGTH]
+        Self::of(sid.first_chunk()?)
+    }
+
+    /// Reads a tag that stands alone.
+    pub fn decode_bare(tag: &str) -> Option<SidTag> {
+        Self::of(tag.as_bytes().try_into().ok()?)
+    }
+
+    fn of(tag: &[u8; TAG_LENGTH]) -> Option<SidTag> {
+        let bits = tag
             .iter()
             .try_fold(0u32, |bits, &c| Some(bits << 6 | sextet(c)?))?;
         let [_, high, low, worker] = bits.to_be_bytes();
@@ -79,6 +88,8 @@ mod tests {
                 };
                 let sid = format!("{}{SECRET}", str::from_utf8(&tag.encode()).unwrap());
                 assert_eq!(SidTag::decode(&sid), Some(tag));
+                assert_eq!(SidTag::decode_bare(&sid[..TAG_LENGTH]), Some(tag));
+                assert_eq!(SidTag::decode_bare(&sid), None);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The accept loop: takes connections, looks at their first request, has them
-//! routed. Never reads a byte and never waits for a worker.
+//! routed. Never reads a byte of a client's and never waits for a worker.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::client_socket::{ClientSocket, Sight};
-use crate::cluster::{Cluster, refuse};
+use crate::cluster::Cluster;
 use crate::listener::{self, Listener};
 
 /// When descriptors are used up, accepting pauses that long: connections wait
@@ -21,13 +21,14 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn run(cluster: Arc<Cluster>, listener: Arc<Listener>, permits: Arc<Semaphore>) {
     let mut exhausted = false;
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else {
+        let Some(permit) = permit(&cluster, &permits).await else {
             return;
         };
         match listener.accept().await {
             Ok((fd, peer)) => {
                 exhausted = false;
-                receive(&cluster, ClientSocket::new(fd, peer, permit));
+                let socket = ClientSocket::new(fd, peer, listener.entrance(), permit);
+                receive(&cluster, socket);
             }
             Err(error) if listener::is_exhaustion(&error) => {
                 if !exhausted {
@@ -42,13 +43,25 @@ pub(crate) async fn run(cluster: Arc<Cluster>, listener: Arc<Listener>, permits:
     }
 }
 
+/// Where there is none left, who has been silent for the longest has to go: so
+/// no number of them keeps others from coming in.
+async fn permit(cluster: &Cluster, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = permits.clone().try_acquire_owned() {
+        return Some(permit);
+    }
+    if cluster.watched.end_oldest() {
+        cluster.tally.ended_silent();
+    }
+    permits.clone().acquire_owned().await.ok()
+}
+
 async fn pause(permit: OwnedSemaphorePermit) {
     drop(permit);
     tokio::time::sleep(EXHAUSTED_PAUSE).await;
 }
 
-fn receive(cluster: &Arc<Cluster>, socket: ClientSocket) {
-    match socket.look() {
+fn receive(cluster: &Arc<Cluster>, mut socket: ClientSocket) {
+    match socket.look(&cluster.reading) {
         Sight::Incomplete { .. } => {
             tokio::spawn(await_head(cluster.clone(), socket));
         }
@@ -58,7 +71,11 @@ fn receive(cluster: &Arc<Cluster>, socket: ClientSocket) {
 
 async fn await_head(cluster: Arc<Cluster>, socket: ClientSocket) -> io::Result<()> {
     let deadline = Instant::now() + cluster.config.head_time;
-    let (socket, sight) = socket.watch(deadline).await?;
+    let must_end = cluster.watched.enter();
+    let (socket, sight) = tokio::select! {
+        watched = socket.watch(deadline, &cluster.reading) => watched?,
+        () = must_end.ended() => return Ok(()),
+    };
     act(&cluster, socket, sight);
     Ok(())
 }
@@ -66,7 +83,7 @@ async fn await_head(cluster: Arc<Cluster>, socket: ClientSocket) -> io::Result<(
 fn act(cluster: &Cluster, socket: ClientSocket, sight: Sight) {
     match sight {
         Sight::Request(claim) => cluster.place(socket, claim),
-        Sight::Refuse(refusal) => refuse([(socket, refusal)]),
+        Sight::Refuse(refusal) => cluster.refuse([(socket, refusal)]),
         Sight::Gone | Sight::Incomplete { .. } => {}
     }
 }

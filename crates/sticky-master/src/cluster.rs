@@ -3,21 +3,26 @@
 //! other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::handoff::Packet;
 use common::runtime_dir::RuntimeDir;
-use common::worker_id::{Generation, WorkerId};
+use common::ticket_keys::{TicketKey, TicketKeys};
+use common::worker_id::{Generation, NodeId, WorkerId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::client_socket::ClientSocket;
 use crate::config::MasterConfig;
+use crate::entrance::Reading;
 use crate::member::Member;
-use crate::pool::{Pool, Refused};
+use crate::pool::{Limits, Pool, Refused};
 use crate::request_head::Claim;
+use crate::tally::Tally;
+use crate::watched::Watched;
 
 /// Copies of sockets are kept at most that long after the worker has received
 /// them: one look for all of them is cheaper than a message for each.
@@ -56,6 +61,14 @@ pub(crate) struct Cluster {
     pub config: MasterConfig,
     /// Where it lives.
     pub runtime_dir: RuntimeDir,
+    /// How first requests are read.
+    pub reading: Reading,
+    /// Connections whose first request is waited for.
+    pub watched: Watched,
+    /// What was not served.
+    pub tally: Tally,
+    node: watch::Sender<Option<NodeId>>,
+    ticket_keys: Mutex<TicketKeys>,
     pool: Mutex<Pool>,
     seats: Mutex<BTreeMap<WorkerId, Arc<Seat>>>,
     surplus: Mutex<BTreeSet<WorkerId>>,
@@ -74,8 +87,25 @@ impl Cluster {
         descriptors: usize,
     ) -> Cluster {
         let held_max = descriptors / 2;
+        let limits = Limits {
+            connections: config.max_connections,
+            of_address: config.max_connections_per_address,
+        };
+        let mut pool = Pool::new(config.balance, held_max, limits);
+        if let Some(node) = config.node {
+            pool.set_node(node);
+        }
         Cluster {
-            pool: Mutex::new(Pool::new(config.node, config.balance, held_max)),
+            reading: Reading {
+                head_max: config.head_max,
+                trusted_proxies: config.trusted_proxies.clone(),
+                affinity_cookie: config.affinity_cookie.clone(),
+            },
+            watched: Watched::default(),
+            tally: Tally::default(),
+            node: watch::Sender::new(config.node),
+            ticket_keys: Mutex::default(),
+            pool: Mutex::new(pool),
             seats: Mutex::default(),
             surplus: Mutex::default(),
             staged: Notify::new(),
@@ -94,6 +124,75 @@ impl Cluster {
 
     fn seats(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Arc<Seat>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says which node this is; once.
+    pub(crate) fn set_node(&self, node: NodeId) {
+        self.pool().set_node(node);
+        self.node.send_replace(Some(node));
+    }
+
+    /// Which node this is, once that is known.
+    pub(crate) async fn node(&self) -> NodeId {
+        let mut node = self.node.subscribe();
+        let known = node
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|node| *node);
+        match known {
+            Some(node) => node,
+            // The sender is a part of `self`, and lives.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Which node this is, where that is known.
+    pub(crate) fn node_if_known(&self) -> Option<NodeId> {
+        *self.node.borrow()
+    }
+
+    /// The keys of TLS session tickets.
+    pub(crate) fn ticket_keys(&self) -> TicketKeys {
+        self.lock_ticket_keys().clone()
+    }
+
+    fn lock_ticket_keys(&self) -> MutexGuard<'_, TicketKeys> {
+        let keys = self.ticket_keys.lock();
+        keys.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds keys, and tells all workers if there was a new one among them.
+    pub(crate) fn add_ticket_keys(&self, keys: impl IntoIterator<Item = TicketKey>) {
+        if !self.lock_ticket_keys().merge(keys) {
+            return;
+        }
+        self.tell_all(&Packet::TicketKeys(self.ticket_keys()));
+    }
+
+    /// Connections of an earlier master.
+    pub(crate) fn present(&self, worker: WorkerId, addresses: &[IpAddr]) {
+        if let Some(member) = self.pool().member(worker) {
+            member.present(addresses);
+        }
+    }
+
+    /// Counted connections are closed.
+    pub(crate) fn closed(&self, worker: WorkerId, addresses: &[IpAddr]) {
+        if let Some(member) = self.pool().member(worker) {
+            member.closed(addresses);
+        }
+    }
+
+    /// Sends to every worker, each in its own time.
+    fn tell_all(&self, packet: &Packet) {
+        let pool = self.pool();
+        for member in pool.members() {
+            let (channel, packet) = (member.channel.clone(), packet.clone());
+            // A channel that is full or broken is that of a worker which will be
+            // killed at the deadline.
+            tokio::spawn(async move { channel.send(&packet, &[]).await });
+        }
     }
 
     /// How many workers take clients, as it changes.
@@ -116,7 +215,7 @@ impl Cluster {
     pub(crate) fn place(&self, socket: ClientSocket, claim: Claim) {
         let refused = self.pool().place(socket, claim, Instant::now());
         self.staged.notify_one();
-        refuse(refused);
+        self.refuse(refused);
     }
 
     /// Sends what was staged since, in as few messages as it takes; goes on for
@@ -163,7 +262,7 @@ impl Cluster {
             pool.flush(now);
             (pool.release_received(), refused)
         };
-        refuse(refused);
+        self.refuse(refused);
         left
     }
 
@@ -206,7 +305,7 @@ impl Cluster {
     pub(crate) fn lost(&self, worker: WorkerId, first: u64, count: u8) {
         let refused = self.pool().lost(worker, first, count, Instant::now());
         self.staged.notify_one();
-        refuse(refused);
+        self.refuse(refused);
     }
 
     /// A worker's channel has ended.
@@ -217,7 +316,7 @@ impl Cluster {
             seat.gone.notify_one();
         }
         self.count_ready();
-        refuse(refused);
+        self.refuse(refused);
     }
 
     fn count_ready(&self) {
@@ -294,20 +393,13 @@ impl Cluster {
         let drain = Packet::Drain {
             within_ms: within_ms.unwrap_or(u32::MAX),
         };
-        let (channels, refused) = {
+        let refused = {
             let mut pool = self.pool();
-            let refused = pool.refuse_waiting();
             pool.take_no_clients();
-            let channels: Vec<_> = pool.members().map(|one| one.channel.clone()).collect();
-            (channels, refused)
+            pool.refuse_waiting()
         };
-        refuse(refused);
-        for channel in channels {
-            let drain = drain.clone();
-            // A channel that is full or broken is that of a worker which will be
-            // killed at the deadline.
-            tokio::spawn(async move { channel.send(&drain, &[]).await });
-        }
+        self.refuse(refused);
+        self.tell_all(&drain);
     }
 
     /// Ends it at once.
@@ -322,12 +414,19 @@ impl Cluster {
                 rustix::process::pidfd_send_signal(&member.process, rustix::process::Signal::KILL);
         }
     }
-}
 
-/// Answers each in a task of its own.
-pub(crate) fn refuse(refused: impl IntoIterator<Item = Refused>) {
-    for (socket, refusal) in refused {
-        tracing::debug!(peer = ?socket.peer(), status = refusal.status(), "connection refused");
-        tokio::spawn(socket.refuse(refusal));
+    /// Answers each in a task of its own.
+    pub(crate) fn refuse(&self, refused: impl IntoIterator<Item = Refused>) {
+        for (socket, refusal) in refused {
+            self.tally.refused(refusal);
+            let (peer, client) = (socket.peer(), socket.client());
+            tracing::debug!(
+                ?peer,
+                ?client,
+                reason = refusal.reason(),
+                "connection refused"
+            );
+            tokio::spawn(socket.refuse(refusal));
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! What a master is told at its start.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use common::forwarded::TrustedProxies;
 use common::worker_id::NodeId;
 
 use crate::balance::Balance;
@@ -22,17 +24,43 @@ pub struct MasterConfig {
     pub workers: usize,
     /// How new clients are spread.
     pub balance: Balance,
-    /// This node among others; 0 when alone.
-    pub node: NodeId,
+    /// This node among others; 0 by default. `None`: not known yet. No worker
+    /// starts before [`crate::MasterHandle::set_node`] says it.
+    pub node: Option<NodeId>,
     /// Where master and workers meet.
     pub runtime_dir: PathBuf,
     /// Makes the command that starts one worker. The master adds the
     /// environment of [`common::worker_env`], a process group of its own, so
     /// that a Ctrl-C reaches the master alone, and an empty standard input.
     pub command: Box<dyn Fn() -> Command + Send + Sync>,
+    /// TCP listeners speak TLS, which the workers terminate. Unix listeners
+    /// stay plain. Default false.
+    pub tls: bool,
+    /// Clients' connections begin with a PROXY protocol header, version 1 or 2;
+    /// others are refused. Default false.
+    pub proxy_protocol: bool,
+    /// Where other nodes' workers connect: an address of
+    /// [`listen`](Self::listen), or one that is bound for them alone. Default
+    /// none.
+    pub relay: Option<SocketAddr>,
+    /// Who is believed what it says of a client's address in `X-Forwarded-For`
+    /// or `Forwarded`. Default nobody.
+    pub trusted_proxies: TrustedProxies,
+    /// The cookie that names the worker for clients without a session id, as
+    /// the workers set it. Default none.
+    pub affinity_cookie: Option<String>,
     /// A request head must be complete that long after the connection was
     /// accepted. Default 5 s.
     pub head_time: Duration,
+    /// Most bytes of a connection's first request head, 1 KiB to 64 KiB; values
+    /// outside count as the nearest. Default 8 KiB.
+    pub head_max: usize,
+    /// Most connections of clients, in all workers together. Default none: the
+    /// limits of open files are what counts.
+    pub max_connections: Option<u64>,
+    /// Most connections of one client address, of a /64 network with IPv6.
+    /// Default none: whole offices share an address.
+    pub max_connections_per_address: Option<u32>,
     /// An id's holder that does not say Hello for that long to a new master is
     /// killed. Default 15 s.
     pub stuck_time: Duration,
@@ -57,10 +85,18 @@ impl MasterConfig {
             listen,
             workers,
             balance: Balance::default(),
-            node: NodeId::default(),
+            node: Some(NodeId::default()),
             runtime_dir,
             command: Box::new(command),
+            tls: false,
+            proxy_protocol: false,
+            relay: None,
+            trusted_proxies: TrustedProxies::default(),
+            affinity_cookie: None,
             head_time: Duration::from_secs(5),
+            head_max: 8 * 1024,
+            max_connections: None,
+            max_connections_per_address: None,
             stuck_time: Duration::from_secs(15),
             drain_time: Duration::from_secs(6),
             stop_time: Duration::from_secs(9),

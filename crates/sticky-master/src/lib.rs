@@ -2,23 +2,32 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod address_counts;
 mod balance;
 mod client_socket;
 mod cluster;
 mod config;
+mod entrance;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod listener;
 mod master;
 mod member;
 mod pool;
+mod proxy_header;
 mod refuse;
 mod registration;
 mod rendezvous;
 mod request_head;
 mod restart_policy;
 mod supervise;
+mod tally;
+mod ticket_rotation;
+mod watched;
 
 pub use balance::Balance;
+pub use common::forwarded::{TrustedProxies, TrustedProxy};
 pub use common::worker_id::{NodeId, WorkerId};
 pub use config::{MasterConfig, WORKERS_MAX};
 pub use error::MasterError;

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use common::handoff::Speaks;
 use common::sys::readiness;
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::entrance::Entrance;
 
 /// Connections that may wait to be accepted; the kernel cuts it to
 /// `net.core.somaxconn`.
@@ -75,6 +78,7 @@ pub struct BindError {
 pub(crate) struct Listener {
     socket: AsyncFd<OwnedFd>,
     address: ListenAddress,
+    entrance: Entrance,
 }
 
 impl Listener {
@@ -83,7 +87,7 @@ impl Listener {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub(crate) fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
+    pub(crate) fn bind(address: &ListenAddress, entrance: Entrance) -> Result<Listener, BindError> {
         let bound = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address),
             ListenAddress::Unix(path) => bind_unix(path),
@@ -91,7 +95,11 @@ impl Listener {
         let watched = bound.and_then(|(socket, address)| {
             socket.set_nonblocking(true)?;
             let socket = readiness::watch(socket.into(), Interest::READABLE)?;
-            Ok(Listener { socket, address })
+            Ok(Listener {
+                socket,
+                address,
+                entrance,
+            })
         });
         watched.map_err(|source| BindError {
             address: match address {
@@ -105,6 +113,32 @@ impl Listener {
     /// The address with the port that it has in fact.
     pub(crate) fn address(&self) -> &ListenAddress {
         &self.address
+    }
+
+    /// What its connections begin with.
+    pub(crate) fn entrance(&self) -> Entrance {
+        self.entrance
+    }
+
+    /// The same address as a client would dial it, TLS or not.
+    pub(crate) fn url(&self) -> String {
+        match (&self.address, self.entrance.clients) {
+            (ListenAddress::Tcp(address), Some(Speaks::Tls)) => format!("https://{address}"),
+            (address, _) => address.to_string(),
+        }
+    }
+
+    /// Whether connections to `address` arrive here; then other nodes' workers
+    /// may come, too.
+    pub(crate) fn take_relays(&mut self, address: SocketAddr) -> bool {
+        let ListenAddress::Tcp(bound) = self.address else {
+            return false;
+        };
+        let ip = bound.ip();
+        let same = bound.port() == address.port()
+            && (ip == address.ip() || ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4()));
+        self.entrance.relay |= same;
+        same
     }
 
     /// The next connection and its address. Safe to cancel. An error may be of
@@ -196,6 +230,36 @@ mod tests {
 
     use super::*;
 
+    fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
+        let entrance = Entrance {
+            clients: Some(Speaks::Http),
+            proxy_protocol: false,
+            relay: false,
+        };
+        Listener::bind(address, entrance)
+    }
+
+    #[tokio::test]
+    async fn relays_come_to_the_listener_whose_address_is_theirs() {
+        for (bound, address, expected) in [
+            ("127.0.0.1:0", "127.0.0.1", true),
+            ("127.0.0.1:0", "127.0.0.2", false),
+            ("0.0.0.0:0", "127.0.0.2", true),
+            ("[::]:0", "127.0.0.2", true),
+            ("0.0.0.0:0", "::1", false),
+        ] {
+            let mut listener = bind(&bound.parse().unwrap()).unwrap();
+            let ListenAddress::Tcp(real) = *listener.address() else {
+                panic!("not TCP");
+            };
+            let address = SocketAddr::new(address.parse().unwrap(), real.port());
+            assert_eq!(listener.take_relays(address), expected, "{bound} {address}");
+            assert_eq!(listener.entrance().relay, expected);
+            let other = SocketAddr::new(address.ip(), real.port() ^ 1);
+            assert!(!listener.take_relays(other));
+        }
+    }
+
     #[test]
     fn addresses_parse_and_print() {
         let parse = |text: &str| text.parse::<ListenAddress>();
@@ -213,8 +277,8 @@ mod tests {
     #[tokio::test]
     async fn a_free_port_is_reported_and_a_taken_one_refused() {
         let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
-        let listener = Listener::bind(&any).unwrap();
-        let error = Listener::bind(listener.address()).unwrap_err();
+        let listener = bind(&any).unwrap();
+        let error = bind(listener.address()).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         let ListenAddress::Tcp(bound) = *listener.address() else {
             panic!("not TCP");
@@ -233,15 +297,15 @@ mod tests {
         let path = dir.path().join("s");
         let address = ListenAddress::Unix(path.clone());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&address).unwrap();
-        assert!(Listener::bind(&address).is_err());
+        let listener = bind(&address).unwrap();
+        assert!(bind(&address).is_err());
         let _client = UnixStream::connect(&path).unwrap();
         let (_fd, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, None);
         drop(listener);
         assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
-        assert!(Listener::bind(&address).is_err());
+        assert!(bind(&address).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -2,20 +2,24 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
+use common::handoff::Speaks;
 use common::handoff_channel;
 use common::runtime_dir::{HeldLock, RuntimeDir, RuntimeDirError};
-use common::worker_id::WorkerId;
+use common::worker_id::{NodeId, WorkerId};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::client_socket::PEEK_MAX;
 use crate::cluster::Cluster;
 use crate::config::MasterConfig;
+use crate::entrance::Entrance;
 use crate::error::MasterError;
 use crate::listener::{ListenAddress, Listener};
-use crate::{accept, registration, supervise};
+use crate::{accept, registration, supervise, ticket_rotation};
 
 /// Descriptors for listeners, the runtime and whatever else a process has open.
 const BASE_DESCRIPTORS: u64 = 64;
@@ -24,6 +28,8 @@ const BASE_DESCRIPTORS: u64 = 64;
 const WORKER_DESCRIPTORS: u64 = 6;
 /// Fewer clients at a time than this make no sense.
 const CLIENTS_MIN: u64 = 64;
+/// A request head of fewer bytes is hardly one.
+const HEAD_MIN: usize = 1024;
 
 /// A master that holds its runtime directory and its listeners.
 #[derive(Debug)]
@@ -49,6 +55,12 @@ impl MasterHandle {
         let _ = ready.wait_for(|count| *count >= wanted).await;
     }
 
+    /// Says which node this is, where [`MasterConfig::node`] did not; workers
+    /// start then. Once.
+    pub fn set_node(&self, node: NodeId) {
+        self.cluster.set_node(node);
+    }
+
     /// Ends everything at once: workers are killed.
     pub fn kill(&self) {
         self.cluster.kill();
@@ -61,12 +73,12 @@ impl Master {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn bind(config: MasterConfig) -> Result<Master, MasterError> {
+    pub fn bind(mut config: MasterConfig) -> Result<Master, MasterError> {
+        config.head_max = config.head_max.clamp(HEAD_MIN, PEEK_MAX);
         let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
         let lock = runtime_dir.lock_master()?;
         let descriptors = client_descriptors(config.workers)?;
-        let bind = |address| Listener::bind(address).map(Arc::new);
-        let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let listeners = bind_all(&config)?;
         let socket = runtime_dir.master_socket();
         // Left over by a master that was killed: the lock says it is dead.
         let _ = std::fs::remove_file(&socket);
@@ -74,7 +86,7 @@ impl Master {
             handoff_channel::Listener::bind(&socket).map_err(MasterError::Registration)?;
         Ok(Master {
             cluster: Arc::new(Cluster::new(config, runtime_dir, descriptors)),
-            listeners,
+            listeners: listeners.into_iter().map(Arc::new).collect(),
             workers,
             permits: Arc::new(Semaphore::new(descriptors)),
             _lock: lock,
@@ -84,6 +96,13 @@ impl Master {
     /// The addresses with the ports that they have in fact.
     pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
         self.listeners.iter().map(|listener| listener.address())
+    }
+
+    /// The same addresses as clients dial them: `http://`, `https://`, `unix:`.
+    pub fn urls(&self) -> impl Iterator<Item = String> {
+        let clients = |listener: &&Arc<Listener>| listener.entrance().clients.is_some();
+        let listeners = self.listeners.iter().filter(clients);
+        listeners.map(|listener| listener.url())
     }
 
     /// For whoever runs beside it.
@@ -98,16 +117,26 @@ impl Master {
     /// [`MasterConfig::stop_time`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), MasterError> {
         let cluster = self.cluster;
-        let mut seats = fill_seats(&cluster)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(registration::run(cluster.clone(), self.workers));
         tasks.spawn(send_staged(cluster.clone()));
         tasks.spawn(look_after_copies(cluster.clone()));
+        tasks.spawn(tell(cluster.clone()));
+        if cluster.config.tls {
+            tasks.spawn(ticket_rotation::run(cluster.clone()));
+        }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             accepting.spawn(accept::run(cluster.clone(), listener, self.permits.clone()));
         }
-        shutdown.await;
+        let mut shutdown = pin!(shutdown);
+        let mut seats = tokio::select! {
+            _ = cluster.node() => fill_seats(&cluster)?,
+            () = shutdown.as_mut() => JoinSet::new(),
+        };
+        if !seats.is_empty() {
+            shutdown.await;
+        }
         tracing::info!("stopping");
         // Closes the listeners too.
         accepting.shutdown().await;
@@ -117,6 +146,40 @@ impl Master {
         let _ = std::fs::remove_file(cluster.runtime_dir.master_socket());
         Ok(())
     }
+}
+
+/// The listeners of clients, and one for other nodes' workers unless they come
+/// to one of those.
+fn bind_all(config: &MasterConfig) -> Result<Vec<Listener>, MasterError> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let tls = config.tls && matches!(address, ListenAddress::Tcp(_));
+        let entrance = Entrance {
+            clients: Some(if tls { Speaks::Tls } else { Speaks::Http }),
+            proxy_protocol: config.proxy_protocol,
+            relay: false,
+        };
+        listeners.push(Listener::bind(address, entrance)?);
+    }
+    if let Some(relay) = config.relay {
+        let mut shared = false;
+        for listener in &mut listeners {
+            shared |= listener.take_relays(relay);
+        }
+        if !shared {
+            let entrance = Entrance {
+                clients: None,
+                proxy_protocol: false,
+                relay: true,
+            };
+            listeners.push(Listener::bind(&ListenAddress::Tcp(relay), entrance)?);
+        }
+    }
+    Ok(listeners)
+}
+
+async fn tell(cluster: Arc<Cluster>) {
+    cluster.tally.tell().await;
 }
 
 async fn send_staged(cluster: Arc<Cluster>) {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -17,6 +18,7 @@ use common::worker_id::WorkerId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::address_counts::AddressCounts;
 use crate::balance::Candidate;
 use crate::client_socket::ClientSocket;
 use crate::request_head::Claim;
@@ -44,6 +46,8 @@ pub(crate) struct Routed {
     pub claim: Claim,
     /// Whether the balancing method chose.
     pub balanced: bool,
+    /// Whose connection it is, where they are counted.
+    pub counted: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -73,6 +77,8 @@ pub(crate) struct Member {
     balanced_sent: u64,
     lost_handled: u64,
     lost_at: Option<Instant>,
+    /// Its connections and those on their way to it.
+    addresses: AddressCounts,
     backlog: VecDeque<Routed>,
     in_flight: VecDeque<InFlight>,
 }
@@ -94,6 +100,7 @@ impl Member {
             leaving: false,
             lost_handled: board.lost.load(SeqCst),
             lost_at: None,
+            addresses: AddressCounts::default(),
             board,
             next: hello.received,
             balanced_sent: hello.balanced_received,
@@ -137,6 +144,28 @@ impl Member {
         self.lost_at.is_some_and(|lost| now - lost < LOST_PAUSE)
     }
 
+    /// Sockets that it received and has not closed.
+    pub(crate) fn connections(&self) -> u64 {
+        // Ended first: received is raised before.
+        let ended = self.board.ended.load(SeqCst);
+        self.board.received.load(SeqCst).saturating_sub(ended)
+    }
+
+    /// Its connections of that address.
+    pub(crate) fn of_address(&self, address: IpAddr) -> u32 {
+        self.addresses.of(address)
+    }
+
+    /// It has these from an earlier master.
+    pub(crate) fn present(&mut self, addresses: &[IpAddr]) {
+        addresses.iter().for_each(|one| self.addresses.came(*one));
+    }
+
+    /// These are closed.
+    pub(crate) fn closed(&mut self, addresses: &[IpAddr]) {
+        addresses.iter().for_each(|one| self.addresses.left(*one));
+    }
+
     /// Sockets on their way to it, of which the master has a copy.
     pub(crate) fn held(&self) -> usize {
         self.in_flight.len() + self.backlog.len()
@@ -154,6 +183,9 @@ impl Member {
             return Err(routed);
         }
         self.balanced_sent += u64::from(routed.balanced);
+        if let Some(address) = routed.counted {
+            self.addresses.came(address);
+        }
         self.backlog.push_back(routed);
         Ok(())
     }
@@ -188,6 +220,8 @@ impl Member {
         let batch = || self.backlog.iter().take(MAX_SOCKETS);
         let info = |routed: &Routed| SocketInfo {
             peer: routed.socket.peer(),
+            counted: routed.counted,
+            speaks: routed.socket.speaks(),
             balanced: routed.balanced,
         };
         let packet = Packet::Handoff {
@@ -233,6 +267,9 @@ impl Member {
             .partition::<Vec<_>, _>(|copy| lost.contains(&copy.number));
         self.in_flight = kept.into();
         let taken: Vec<_> = taken.into_iter().map(|copy| copy.routed).collect();
+        for address in taken.iter().filter_map(|routed| routed.counted) {
+            self.addresses.left(address);
+        }
         // They will never be settled.
         self.balanced_sent -= taken.iter().filter(|routed| routed.balanced).count() as u64;
         self.release_received();

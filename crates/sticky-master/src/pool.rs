@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use common::handoff::Speaks;
 use common::sid_tag::SidTag;
 use common::worker_id::{NodeId, WorkerId};
 use tokio::time::Instant;
 
+use crate::address_counts;
 use crate::balance::{self, Balance, Balancer, Candidate, Choice};
 use crate::client_socket::ClientSocket;
 use crate::member::{Member, Routed};
@@ -26,6 +29,15 @@ struct Waiting {
     until: Instant,
 }
 
+/// How many connections of clients there may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// In all.
+    pub connections: Option<u64>,
+    /// Of one address.
+    pub of_address: Option<u32>,
+}
+
 /// Where a socket should go.
 enum Decision {
     To { worker: WorkerId, balanced: bool },
@@ -39,7 +51,9 @@ pub(crate) type Refused = (ClientSocket, Refusal);
 /// The registered workers.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    node: NodeId,
+    /// Not known: no worker has registered.
+    node: Option<NodeId>,
+    limits: Limits,
     members: BTreeMap<WorkerId, Member>,
     /// Most sockets on their way to one worker: half of what the master may
     /// hold, so that a frozen worker cannot stop it from accepting.
@@ -52,15 +66,21 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// No workers yet.
-    pub(crate) fn new(node: NodeId, method: Balance, held_max: usize) -> Pool {
+    pub(crate) fn new(method: Balance, held_max: usize, limits: Limits) -> Pool {
         Pool {
-            node,
+            node: None,
+            limits,
             members: BTreeMap::new(),
             held_max,
             balancer: Balancer::new(method),
             waiting: VecDeque::new(),
             candidates: Vec::new(),
         }
+    }
+
+    /// Says which node this is.
+    pub(crate) fn set_node(&mut self, node: NodeId) {
+        self.node = Some(node);
     }
 
     /// All registered workers, lowest id first.
@@ -92,12 +112,48 @@ impl Pool {
         claim: Claim,
         now: Instant,
     ) -> Option<Refused> {
+        if let Some(refusal) = self.is_too_much(&socket) {
+            return Some((socket, refusal));
+        }
         if claim == Claim::New && !self.waiting.is_empty() {
             // First come, first served.
             return self.wait(socket, now);
         }
         self.try_place(socket, claim, now)
             .unwrap_or_else(|socket| self.wait(socket, now))
+    }
+
+    /// Who has sent no whole request yet is not counted, and so keeps nobody
+    /// out. Other nodes' workers come for clients that are counted there.
+    fn is_too_much(&mut self, socket: &ClientSocket) -> Option<Refusal> {
+        if socket.speaks() == Speaks::Relay {
+            return None;
+        }
+        if let Some(max) = self.limits.connections
+            && self.connections() >= max
+        {
+            return Some(Refusal::TooMany);
+        }
+        let (max, address) = self.limits.of_address.zip(self.counted(socket))?;
+        let count = self.members().map(|member| member.of_address(address));
+        (count.sum::<u32>() >= max).then_some(Refusal::TooManyOfAddress)
+    }
+
+    /// Connections that the workers have, that are on their way there, or wait.
+    fn connections(&mut self) -> u64 {
+        let mut count = self.waiting.len() as u64;
+        for member in self.members.values_mut() {
+            member.release_received();
+            count += member.connections() + member.held() as u64;
+        }
+        count
+    }
+
+    /// Whose connection it is, where they are counted.
+    fn counted(&self, socket: &ClientSocket) -> Option<IpAddr> {
+        self.limits.of_address?;
+        let client = socket.client()?;
+        (socket.speaks() != Speaks::Relay).then(|| address_counts::counted(client))
     }
 
     /// The error is a connection that has to wait for its place.
@@ -110,6 +166,7 @@ impl Pool {
         match self.decide(claim, &socket, now) {
             Decision::To { worker, balanced } => {
                 let routed = Routed {
+                    counted: self.counted(&socket),
                     socket,
                     claim,
                     balanced,
@@ -141,8 +198,9 @@ impl Pool {
     }
 
     fn decide(&mut self, claim: Claim, socket: &ClientSocket, now: Instant) -> Decision {
-        if let Claim::Tagged(SidTag { node, worker }) = claim
-            && node == self.node
+        if let Claim::Tagged(SidTag { node, worker }) | Claim::Relayed(SidTag { node, worker }) =
+            claim
+            && self.node == Some(node)
             && let Some(owner) = self.members.get_mut(&worker)
             && owner.owns_sessions()
         {
@@ -158,10 +216,13 @@ impl Pool {
         }
         self.find_candidates(now);
         let (choice, balanced) = match claim {
-            Claim::New => {
-                let client = socket.peer().map(|peer| peer.ip());
+            Claim::Affine(tag) if self.can_have(tag) => (Choice::Worker(tag.worker), true),
+            Claim::New | Claim::Affine(_) => {
+                let client = socket.client();
                 (self.balancer.choose(&self.candidates, client), true)
             }
+            // Who relays finds out by the end of the connection.
+            Claim::Relayed(_) => (Choice::Nobody, false),
             Claim::Foreign(hash) => (balance::by_hash(&self.candidates, hash), false),
             // Any worker can say that it is unknown.
             Claim::Tagged(_) => (balance::least_loaded(&self.candidates), false),
@@ -178,6 +239,12 @@ impl Pool {
             }
             Choice::Nobody => Decision::Nobody,
         }
+    }
+
+    /// Whether the worker is a candidate with room.
+    fn can_have(&self, tag: SidTag) -> bool {
+        let mut candidates = self.candidates.iter();
+        self.node == Some(tag.node) && candidates.any(|one| one.worker == tag.worker && !one.full)
     }
 
     fn find_candidates(&mut self, now: Instant) {
@@ -296,6 +363,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::entrance::Entrance;
 
     const OWN: SidTag = SidTag {
         node: NodeId(0),
@@ -308,7 +376,12 @@ mod tests {
 
     fn socket() -> ClientSocket {
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        ClientSocket::new(some_fd(), None, permit)
+        let entrance = Entrance {
+            clients: Some(Speaks::Http),
+            proxy_protocol: false,
+            relay: false,
+        };
+        ClientSocket::new(some_fd(), None, entrance, permit)
     }
 
     #[tokio::test]
@@ -332,7 +405,8 @@ mod tests {
             balanced_received: 0,
         };
         let board_seen = Scoreboard::open(&memory).unwrap();
-        let mut pool = Pool::new(NodeId(0), Balance::default(), 10);
+        let mut pool = Pool::new(Balance::default(), 10, Limits::default());
+        pool.set_node(OWN.node);
         assert!(pool.insert(Member::new(&hello, some_fd(), channel, board_seen)));
         let now = Instant::now();
         for number in 0..12 {

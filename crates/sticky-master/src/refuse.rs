@@ -5,39 +5,96 @@
 pub(crate) enum Refusal {
     /// Garbage, TLS on the plain port, or another HTTP version.
     NotHttp,
+    /// Plain HTTP, or anything else, on the TLS port.
+    NotTls,
+    /// It should have begun with a PROXY protocol header.
+    NoProxyHeader,
     /// The head was not complete in time.
     HeadTooSlow,
     /// The head has more bytes than are looked at.
     HeadTooLarge,
     /// No worker can serve.
     NoWorker,
+    /// There are as many connections as there may be.
+    TooMany,
+    /// The same, of one address.
+    TooManyOfAddress,
 }
 
 impl Refusal {
+    /// All there are.
+    pub(crate) const ALL: [Refusal; 8] = [
+        Refusal::NotHttp,
+        Refusal::NotTls,
+        Refusal::NoProxyHeader,
+        Refusal::HeadTooSlow,
+        Refusal::HeadTooLarge,
+        Refusal::NoWorker,
+        Refusal::TooMany,
+        Refusal::TooManyOfAddress,
+    ];
+
     /// The status code.
     pub(crate) fn status(self) -> u16 {
         match self {
-            Refusal::NotHttp => 400,
+            Refusal::NotHttp | Refusal::NotTls | Refusal::NoProxyHeader => 400,
             Refusal::HeadTooSlow => 408,
+            Refusal::TooManyOfAddress => 429,
             Refusal::HeadTooLarge => 431,
-            Refusal::NoWorker => 503,
+            Refusal::NoWorker | Refusal::TooMany => 503,
         }
+    }
+
+    /// In a few words, for the log.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Refusal::NotHttp => "not HTTP/1",
+            Refusal::NotTls => "not TLS",
+            Refusal::NoProxyHeader => "without a PROXY protocol header",
+            Refusal::HeadTooSlow => "head too slow",
+            Refusal::HeadTooLarge => "head too large",
+            Refusal::NoWorker => "no worker could serve",
+            Refusal::TooMany => "too many connections",
+            Refusal::TooManyOfAddress => "too many connections of one address",
+        }
+    }
+
+    /// Whether it may be sent to who does not speak plain HTTP: whatever it is,
+    /// it was not what it should be.
+    pub(crate) fn is_for_any_protocol(self) -> bool {
+        matches!(self, Refusal::NotTls | Refusal::NoProxyHeader)
     }
 
     /// The whole response.
     pub(crate) fn response(self) -> String {
         let (reason, extra, text) = match self {
             Refusal::NotHttp => ("Bad Request", "", "This is a plain HTTP/1.1 port.\n"),
+            Refusal::NotTls => ("Bad Request", "", "This is an HTTPS port.\n"),
+            Refusal::NoProxyHeader => (
+                "Bad Request",
+                "",
+                "This port takes connections with a PROXY protocol header only.\n",
+            ),
             Refusal::HeadTooSlow => ("Request Timeout", "", "The request head took too long.\n"),
             Refusal::HeadTooLarge => (
                 "Request Header Fields Too Large",
                 "",
-                "The request head is larger than 8 KiB.\n",
+                "The request head is too large.\n",
             ),
             Refusal::NoWorker => (
                 "Service Unavailable",
                 "Retry-After: 1\r\n",
                 "No worker can serve right now.\n",
+            ),
+            Refusal::TooMany => (
+                "Service Unavailable",
+                "Retry-After: 1\r\n",
+                "There are too many connections.\n",
+            ),
+            Refusal::TooManyOfAddress => (
+                "Too Many Requests",
+                "Retry-After: 1\r\n",
+                "There are too many connections of this address.\n",
             ),
         };
         format!(
@@ -55,12 +112,7 @@ mod tests {
 
     #[test]
     fn every_answer_is_a_whole_response() {
-        for refusal in [
-            Refusal::NotHttp,
-            Refusal::HeadTooSlow,
-            Refusal::HeadTooLarge,
-            Refusal::NoWorker,
-        ] {
+        for refusal in Refusal::ALL {
             let bytes = refusal.response();
             let mut headers = [httparse::EMPTY_HEADER; 8];
             let mut response = httparse::Response::new(&mut headers);
@@ -75,7 +127,7 @@ mod tests {
             assert_eq!(header("Connection"), Some("close"));
             assert_eq!(
                 header("Retry-After").is_some(),
-                refusal == Refusal::NoWorker
+                matches!(refusal.status(), 429 | 503)
             );
         }
     }

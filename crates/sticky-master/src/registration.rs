@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::handoff::{Hello, Packet};
 use common::handoff_channel::{Channel, ChannelError, Delivery, Listener};
 use common::scoreboard::Scoreboard;
+use common::ticket_keys::TicketKeys;
 use common::worker_id::WorkerId;
 use rustix::process::{Pid, PidfdFlags};
 use thiserror::Error;
@@ -28,6 +29,8 @@ enum RegistrationError {
     Stranger(u32),
     #[error("it is of node {0}")]
     OtherNode(common::worker_id::NodeId),
+    #[error("it is not known yet which node this is")]
+    NodeUnknown,
     #[error("it does not hold the lock of its worker id {0}")]
     NoLock(WorkerId),
     #[error("worker id {0} is taken")]
@@ -73,7 +76,10 @@ async fn welcome(cluster: Arc<Cluster>, channel: Channel) {
         Err(error) => {
             let pid = channel.peer().map_or(0, |(pid, _)| pid);
             tracing::warn!(pid, %error, "a process asked to be a worker and was turned away");
-            let _ = channel.try_send(&Packet::Retire, &[]);
+            // Else it comes again by itself.
+            if !matches!(error, RegistrationError::NodeUnknown) {
+                let _ = channel.try_send(&Packet::Retire, &[]);
+            }
         }
     }
 }
@@ -97,26 +103,43 @@ async fn register(
     };
     let board = board.first().ok_or(RegistrationError::NoHello)?;
     let board = Scoreboard::open(board)?;
+    // Until then nobody can say whether the worker is this node's.
+    let node = tokio::time::timeout(HELLO_TIME, cluster.node());
+    let node = node.await.map_err(|_| RegistrationError::NodeUnknown)?;
+    if hello.node != node {
+        return Err(RegistrationError::OtherNode(hello.node));
+    }
     may_register(cluster, &hello)?;
     let pid_now = Pid::from_raw(pid as i32).ok_or(RegistrationError::NoHello)?;
     let process =
         rustix::process::pidfd_open(pid_now, PidfdFlags::empty()).map_err(io::Error::from)?;
     // The answer goes first: nothing may overtake it.
     channel.send(&Packet::Welcome, &[]).await?;
+    let keys = cluster.ticket_keys();
+    send_ticket_keys(channel, &keys).await?;
     let member = Member::new(&hello, process, channel.clone(), board);
     if !cluster.admit(member) {
         return Err(RegistrationError::Taken(hello.worker));
+    }
+    // From here on it is told of new ones like all the others.
+    let keys_now = cluster.ticket_keys();
+    if keys_now != keys {
+        send_ticket_keys(channel, &keys_now).await?;
     }
     tracing::debug!(worker = %hello.worker, pid, generation = %hello.generation, "worker registered");
     Ok(hello.worker)
 }
 
+async fn send_ticket_keys(channel: &Channel, keys: &TicketKeys) -> Result<(), ChannelError> {
+    if !keys.is_empty() {
+        channel.send(&Packet::TicketKeys(keys.clone()), &[]).await?;
+    }
+    Ok(())
+}
+
 fn may_register(cluster: &Cluster, hello: &Hello) -> Result<(), RegistrationError> {
     if cluster.phase() != Phase::Running || cluster.take_surplus(hello.worker) {
         return Err(RegistrationError::NoPlace);
-    }
-    if hello.node != cluster.config.node {
-        return Err(RegistrationError::OtherNode(hello.node));
     }
     if cluster.pool().member(hello.worker).is_some() {
         return Err(RegistrationError::Taken(hello.worker));
@@ -171,6 +194,9 @@ fn hear(cluster: &Cluster, worker: WorkerId, packet: Packet) -> bool {
         }
         Packet::Lost { first, count } => cluster.lost(worker, first, count),
         Packet::Leaving => cluster.set_leaving(worker),
+        Packet::Present(addresses) => cluster.present(worker, &addresses),
+        Packet::Closed(addresses) => cluster.closed(worker, &addresses),
+        Packet::TicketKeys(keys) => cluster.add_ticket_keys(keys.iter().copied()),
         Packet::Hello(_)
         | Packet::Welcome
         | Packet::Retire

@@ -88,7 +88,11 @@ fn spawn(cluster: &Cluster, worker: WorkerId) -> io::Result<Child> {
     command
         .env(worker_env::RUNTIME_DIR, cluster.runtime_dir.path())
         .env(worker_env::WORKER_ID, worker.to_string())
-        .env(worker_env::NODE_ID, cluster.config.node.to_string())
+        // Known since before there was a seat to fill.
+        .env(
+            worker_env::NODE_ID,
+            cluster.node_if_known().unwrap_or_default().to_string(),
+        )
         .env(
             worker_env::GENERATION,
             cluster.next_generation().to_string(),

@@ -57,6 +57,7 @@ impl Board {
     pub(crate) fn took(&self, count: u64, lost: u64, balanced: u64) {
         self.balanced.fetch_add(balanced, Ordering::SeqCst);
         self.shared.lost.fetch_add(lost, Ordering::SeqCst);
+        self.ended(lost);
         self.shared.received.fetch_add(count, Ordering::SeqCst);
         self.wake();
     }
@@ -91,6 +92,27 @@ impl Board {
 
     pub(crate) fn relayed(&self) {
         self.shared.relayed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// So many sockets of the master's are closed, or never came.
+    pub(crate) fn ended(&self, sockets: u64) {
+        self.shared.ended.fetch_add(sockets, Ordering::SeqCst);
+    }
+
+    pub(crate) fn tls_failed(&self) {
+        self.shared.tls_failed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn unfinished_ended(&self) {
+        self.shared.unfinished_ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn requests_exceeded(&self) {
+        self.shared.requests_exceeded.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stranger(&self) {
+        self.shared.strangers.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn stalled(&self) {

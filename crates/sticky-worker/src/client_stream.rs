@@ -10,33 +10,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, sleep_until};
 
-use crate::stream_registry::StreamRegistry;
-use crate::stream_state::{Ending, Origin, StreamState};
-
-/// A connected socket of either kind.
-#[derive(Debug)]
-pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-macro_rules! either {
-    ($this:expr, $socket:ident => $call:expr) => {
-        match &mut $this.socket {
-            Socket::Tcp($socket) => $call,
-            Socket::Unix($socket) => $call,
-        }
-    };
-}
+use crate::socket::Socket;
+use crate::stream_registry::Registered;
+use crate::stream_state::{Ending, StreamState};
 
 /// A served socket.
 pub(crate) struct ClientStream {
     socket: Socket,
-    state: Arc<StreamState>,
-    registry: Arc<StreamRegistry>,
+    registered: Registered,
     write_deadline: Duration,
     /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -46,23 +29,17 @@ pub(crate) struct ClientStream {
 }
 
 impl ClientStream {
-    /// Wraps and registers a socket. A write that is pending for longer than
+    /// Wraps a registered socket. A write that is pending for longer than
     /// `write_deadline` fails with `TimedOut`, and the stream is at its end.
-    pub(crate) fn new(
-        socket: Socket,
-        origin: Origin,
-        registry: Arc<StreamRegistry>,
-        write_deadline: Duration,
-    ) -> Self {
-        if let Socket::Tcp(tcp) = &socket
+    pub(crate) fn new(socket: Socket, registered: Registered, write_deadline: Duration) -> Self {
+        if let Some(tcp) = socket.tcp()
             && let Err(error) = tcp.set_nodelay(true)
         {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         ClientStream {
             socket,
-            state: registry.add(origin),
-            registry,
+            registered,
             write_deadline,
             stalled: None,
             upgrade_wait: None,
@@ -71,11 +48,11 @@ impl ClientStream {
     }
 
     pub(crate) fn state(&self) -> &Arc<StreamState> {
-        &self.state
+        self.registered.state()
     }
 
     fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.state.ending() {
+        match self.state().ending() {
             Ending::Stays => false,
             Ending::Now => true,
             Ending::AfterUpgrade(until) => self
@@ -87,13 +64,13 @@ impl ClientStream {
         }
     }
 
-    /// Puts the deadline on a write. Flush and shutdown of a socket never
-    /// pend, so writes are all there is to watch.
-    fn watched(
+    /// Puts the deadline on a write, or on a flush or shutdown, which pend with
+    /// TLS only.
+    fn watched<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -107,19 +84,14 @@ impl ClientStream {
         }
         self.stalled = None;
         self.cut = true;
-        if let Socket::Tcp(tcp) = &self.socket {
+        if let Some(tcp) = self.socket.tcp() {
             // A reset at close: the kernel need not keep what nobody reads.
             let _ = tcp.set_zero_linger();
         }
-        tracing::debug!(stream = self.state.id, peer = ?self.state.origin.peer, "client does not read: cut");
-        self.state.stalled();
+        let state = self.state();
+        tracing::debug!(stream = state.id, peer = ?state.origin.peer, "client does not read: cut");
+        state.stalled();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        self.registry.remove(&self.state);
     }
 }
 
@@ -134,12 +106,12 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = either!(this, socket => Pin::new(socket).poll_read(cx, buf));
+        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
         if read.is_ready() {
-            this.state.count_received(buf.filled().len() - before);
+            this.state().count_received(buf.filled().len() - before);
             return read;
         }
-        this.state.wake_on_ending(cx.waker());
+        this.state().wake_on_ending(cx.waker());
         // Asked between the look above and the registration.
         if this.must_end(cx) {
             return Poll::Ready(Ok(()));
@@ -157,7 +129,7 @@ impl AsyncWrite for ClientStream {
         if self.cut {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let written = either!(self, socket => Pin::new(socket).poll_write(cx, buf));
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.watched(cx, written)
     }
 
@@ -169,20 +141,28 @@ impl AsyncWrite for ClientStream {
         if self.cut {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let written = either!(self, socket => Pin::new(socket).poll_write_vectored(cx, bufs));
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.watched(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, socket => Pin::new(socket).poll_flush(cx))
+        if self.cut {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        self.watched(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, socket => Pin::new(socket).poll_shutdown(cx))
+        if self.cut {
+            return Poll::Ready(Ok(()));
+        }
+        let shut = Pin::new(&mut self.socket).poll_shutdown(cx);
+        self.watched(cx, shut)
     }
 }
 
@@ -191,10 +171,12 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::board::Board;
+    use crate::stream_registry::StreamRegistry;
+    use crate::stream_state::Origin;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -206,9 +188,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());
-        let origin = Origin::handed_over(None, false);
+        let registered = registry.enter(Origin::plain_relay());
         let socket = Socket::Tcp(accepted.unwrap().0);
-        let stream = ClientStream::new(socket, origin, registry.clone(), deadline);
+        let stream = ClientStream::new(socket, registered, deadline);
         (stream, client.unwrap(), registry, board)
     }
 

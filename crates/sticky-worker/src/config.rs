@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use common::forwarded::TrustedProxies;
 use common::worker_env;
 use common::worker_id::{Generation, NodeId, WorkerId};
 use thiserror::Error;
+
+use crate::cluster_secret::ClusterSecret;
+use crate::tls::TlsFiles;
 
 /// The environment does not say who this worker is.
 #[derive(Debug, Error)]
@@ -56,6 +60,26 @@ pub struct WorkerConfig {
     /// How long a connection may be idle between requests, and how long a
     /// request head may take. Default 75 s.
     pub idle_timeout: Duration,
+    /// Most bytes of a request head; at least 16 KiB are taken. Default 16 KiB.
+    pub head_max: usize,
+    /// How many requests a connection may carry before it is closed, which
+    /// clients are told in the last answer. Default 10,000.
+    pub requests_per_connection: u32,
+    /// The certificate for connections that the master says are TLS; without
+    /// one they are closed. Default none.
+    pub tls: Option<TlsFiles>,
+    /// How long a TLS handshake, or the greeting of another node, may take.
+    /// Default 5 s.
+    pub greeting_time: Duration,
+    /// Who is believed what it says of a client's address and scheme in
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` or `Forwarded`. Default nobody.
+    pub trusted_proxies: TrustedProxies,
+    /// The cookie that tells a client, when it opens a session, which worker it
+    /// is on; for masters and balancers that route by it. Default none.
+    pub affinity_cookie: Option<String>,
+    /// What other nodes have to know to relay requests here, and this one to
+    /// relay to them. Default none: there is no relay between nodes.
+    pub cluster_secret: Option<ClusterSecret>,
     /// Polling handshakes that may stand without a second request; beyond it
     /// the oldest ends. Default 8,192, some 8 MiB of the worker's memory, and
     /// far more than honest clients have under way at once.
@@ -80,6 +104,13 @@ impl WorkerConfig {
             upgrade_timeout: Duration::from_secs(10),
             write_deadline: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
+            head_max: crate::serve::BUFFER,
+            requests_per_connection: 10_000,
+            tls: None,
+            greeting_time: Duration::from_secs(5),
+            trusted_proxies: TrustedProxies::default(),
+            affinity_cookie: None,
+            cluster_secret: None,
             unfinished_handshakes: 8192,
             orphan_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(9),

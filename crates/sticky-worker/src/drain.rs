@@ -102,11 +102,11 @@ mod tests {
         };
         let drain = tokio::spawn(drain.run(Duration::from_secs(80)));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let stream = streams.add(Origin::handed_over(None, false));
+        let stream = streams.enter(Origin::plain_relay());
         gate.notify_one();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!drain.is_finished());
-        streams.remove(&stream);
+        drop(stream);
         timeout(Duration::from_secs(1), drain)
             .await
             .unwrap()

@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use common::sid_tag::SidTag;
-use common::worker_id::WorkerId;
 use http::header::{HeaderMap, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
@@ -26,8 +25,8 @@ pub(crate) enum Wish {
     OpenNothing,
     /// A request of a session with our tag.
     Session { secret: Secret, websocket: bool },
-    /// A request of a session that another worker of this node has.
-    Foreign { owner: WorkerId, websocket: bool },
+    /// A request of a session that another worker has.
+    Foreign { owner: SidTag, websocket: bool },
 }
 
 /// Reads a request head. `path` is the Engine.IO path without a slash at its
@@ -66,12 +65,11 @@ pub(crate) fn read<B>(request: &Request<B>, path: &str, own: SidTag) -> Wish {
     };
     if tag == own {
         Wish::Session { secret, websocket }
-    } else if tag.node == own.node {
-        let websocket = websocket && upgrades;
-        let owner = tag.worker;
-        Wish::Foreign { owner, websocket }
     } else {
-        Wish::Refused(Refusal::SessionUnknown)
+        Wish::Foreign {
+            owner: tag,
+            websocket: websocket && upgrades,
+        }
     }
 }
 
@@ -172,7 +170,7 @@ pub(crate) const HANDSHAKE: &[u8] = br#"0{"sid":""#;
 
 #[cfg(test)]
 mod tests {
-    use common::worker_id::NodeId;
+    use common::worker_id::{NodeId, WorkerId};
 
     use super::*;
 
@@ -197,8 +195,11 @@ mod tests {
     fn requests_are_told_apart_by_their_heads() {
         let secret = Secret::of_sid("AAADabcdefghij-_0189").unwrap();
         let session = |websocket| Wish::Session { secret, websocket };
-        let foreign = |owner, websocket| Wish::Foreign {
-            owner: WorkerId(owner),
+        let foreign = |node, worker, websocket| Wish::Foreign {
+            owner: SidTag {
+                node: NodeId(node),
+                worker: WorkerId(worker),
+            },
             websocket,
         };
         let unknown = Wish::Refused(Refusal::SessionUnknown);
@@ -287,19 +288,19 @@ mod tests {
                 "GET",
                 "/socket.io/?transport=websocket&sid=AAAEabcdefghij-_0189",
                 true,
-                foreign(4, true),
+                foreign(0, 4, true),
             ),
             (
                 "GET",
                 "/socket.io/?transport=polling&sid=AAAEabcdefghij-_0189",
                 false,
-                foreign(4, false),
+                foreign(0, 4, false),
             ),
             (
                 "GET",
                 "/socket.io/?transport=polling&sid=AAEDabcdefghij-_0189",
                 false,
-                unknown,
+                foreign(1, 3, false),
             ),
             (
                 "GET",

@@ -3,19 +3,24 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::handoff::{Packet, SocketInfo};
+use common::handoff::{MAX_ADDRESSES, Packet, SocketInfo};
 use common::handoff_channel::{Channel, ChannelError, Delivery};
+use common::ticket_keys::TicketKeys;
 use rustix::net::AddressFamily;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::client_stream::Socket;
 use crate::register::{Answered, Registration};
+use crate::socket::Socket;
+use crate::stream_registry::StreamRegistry;
+use crate::stream_state::Origin;
+use crate::tls::Ticketer;
 
 /// Packets that may wait for a master that does not read. There are a few kinds
 /// only, so a longer queue is a master that is not well.
@@ -35,6 +40,9 @@ pub(crate) enum Leave {
 /// The channel and what goes with it.
 pub(crate) struct Link {
     pub(crate) registration: Arc<Registration>,
+    pub(crate) streams: Arc<StreamRegistry>,
+    /// Where the master's keys go.
+    pub(crate) ticketer: Option<Arc<Ticketer>>,
     /// Whether the application wants sockets.
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) draining: CancellationToken,
@@ -55,10 +63,11 @@ impl Link {
         let mut ready_told = false;
         loop {
             let session = Session {
+                present: self.streams.begin_counting(),
+                outbox: self.keys().map(Packet::TicketKeys).into_iter().collect(),
                 link: &mut self,
                 channel: &channel,
                 serve: &serve,
-                outbox: VecDeque::new(),
                 ready_told,
                 leaving_known: false,
             };
@@ -79,6 +88,12 @@ impl Link {
         }
     }
 
+    /// An earlier master's, for this one.
+    fn keys(&self) -> Option<TicketKeys> {
+        let keys = self.ticketer.as_ref()?.keys();
+        (!keys.is_empty()).then_some(keys)
+    }
+
     fn leaves(&self, why: Leave) {
         // Full: a reason to leave is there already.
         let _ = self.leave.try_send(why);
@@ -90,6 +105,8 @@ struct Session<'a, F> {
     link: &'a mut Link,
     channel: &'a Channel,
     serve: &'a F,
+    /// Connections that are counted and came from earlier masters, not told yet.
+    present: Vec<IpAddr>,
     outbox: VecDeque<Packet>,
     ready_told: bool,
     /// The master knows that this worker leaves.
@@ -100,8 +117,12 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
     async fn run(mut self) -> Ended {
         // What changed while there was no channel is told now.
         self.link.ready.mark_changed();
+        if self.flush().is_err() {
+            return self.take_rest();
+        }
         loop {
             let draining = self.link.draining.clone();
+            let streams = self.link.streams.clone();
             let board = self.link.registration.board.clone();
             let next = tokio::select! {
                 received = self.channel.receive() => match received {
@@ -110,6 +131,7 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
                     Err(error) => Err(error),
                 },
                 () = board.progress() => self.tell(Packet::Progress),
+                () = streams.closed() => self.flush(),
                 Ok(()) = self.link.ready.changed() => {
                     let ready = *self.link.ready.borrow_and_update() && !draining.is_cancelled();
                     self.tell_ready(ready)
@@ -157,6 +179,12 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
                 Ok(None)
             }
             Packet::Retire => Ok(Some(Ended::Retired)),
+            Packet::TicketKeys(keys) => {
+                if let Some(ticketer) = &self.link.ticketer {
+                    ticketer.add(&keys);
+                }
+                Ok(None)
+            }
             other => {
                 tracing::warn!(?other, "unexpected packet of the master");
                 Ok(None)
@@ -191,9 +219,7 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
                 Ok(socket) => (self.serve)(socket, info),
                 Err(error) => {
                     tracing::warn!(%error, "a socket of the master cannot be used");
-                    if info.balanced {
-                        self.link.registration.board.settled();
-                    }
+                    drop(self.link.streams.enter(Origin::handed_over(&info)));
                 }
             }
         }
@@ -220,14 +246,32 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
     }
 
     fn flush(&mut self) -> Result<Option<Ended>, ChannelError> {
-        while let Some(packet) = self.outbox.front() {
+        loop {
+            if self.outbox.is_empty() {
+                let addresses = self.addresses();
+                self.outbox.extend(addresses);
+            }
+            let Some(packet) = self.outbox.front() else {
+                return Ok(None);
+            };
             match self.channel.try_send(packet, &[]) {
                 Ok(()) => self.outbox.pop_front(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
         }
-        Ok(None)
+    }
+
+    /// Some of the counted connections that are there, then of those that
+    /// closed.
+    fn addresses(&mut self) -> Option<Packet> {
+        let keep = self.present.len().saturating_sub(MAX_ADDRESSES);
+        let present = self.present.split_off(keep);
+        if !present.is_empty() {
+            return Some(Packet::Present(present));
+        }
+        let closed = self.link.streams.take_closed(MAX_ADDRESSES);
+        (!closed.is_empty()).then_some(Packet::Closed(closed))
     }
 }
 

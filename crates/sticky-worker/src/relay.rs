@@ -1,24 +1,30 @@
 //! Sends a request that is another worker's to that worker, over its relay
-//! socket, and joins upgraded connections. Keeps nothing: one connection a
-//! request, gone with the client.
+//! socket or, to another node, over TCP, and joins upgraded connections. Keeps
+//! nothing: one connection a request, gone with the client.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::runtime_dir::RuntimeDir;
-use common::worker_id::WorkerId;
+use common::sid_tag::SidTag;
+use common::worker_id::NodeId;
 use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::board::Board;
 use crate::client_stream::ClientStream;
+use crate::cluster_secret::ClusterSecret;
+use crate::nodes::Nodes;
 use crate::relay_preface::Preface;
+use crate::remote_relay;
+use crate::socket::Socket;
 use crate::stream_state::StreamState;
 
 /// Per direction of a joined connection: most messages are smaller.
@@ -26,9 +32,18 @@ const BUFFER: usize = 4096;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// The way to this node's other workers.
+/// Another node has to take a connection and prove who it is within that time:
+/// the client waits.
+const GREETING_TIME: Duration = Duration::from_secs(2);
+
+/// The way to the other workers.
 pub(crate) struct Relay {
+    pub(crate) node: NodeId,
     pub(crate) dir: RuntimeDir,
+    /// Where other nodes are.
+    pub(crate) nodes: Nodes,
+    /// Without it none of them is called.
+    pub(crate) secret: Option<ClusterSecret>,
     pub(crate) board: Arc<Board>,
     pub(crate) upgrade_timeout: Duration,
 }
@@ -41,7 +56,7 @@ impl Relay {
     /// a retried poll never meets the old one.
     pub(crate) async fn send(
         &self,
-        owner: WorkerId,
+        owner: SidTag,
         websocket: bool,
         stream: &Arc<StreamState>,
         mut request: Request<Incoming>,
@@ -50,7 +65,12 @@ impl Relay {
         if !websocket {
             remove_hop_headers(request.headers_mut());
         }
-        match self.exchange(owner, stream, request).await {
+        let remote = self.remote(owner)?;
+        let exchanged = tokio::select! {
+            exchanged = self.exchange(owner, remote, stream, request) => exchanged,
+            () = self.gone(owner, remote) => Err(RelayError::NodeGone),
+        };
+        match exchanged {
             Ok(mut response) => {
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     remove_hop_headers(response.headers_mut());
@@ -58,31 +78,73 @@ impl Relay {
                     let owner_side = hyper::upgrade::on(&mut response);
                     stream.upgrade_began(self.upgrade_timeout);
                     stream.became_websocket(|| ());
-                    tokio::spawn(join(client_side, owner_side));
+                    let gone = self.gone(owner, remote);
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = join(client_side, owner_side) => {}
+                            () = gone => tracing::debug!(?owner, "the node is gone"),
+                        }
+                    });
                 }
                 Some(response)
             }
             Err(error) => {
-                tracing::debug!(%owner, %error, "relay");
+                tracing::debug!(?owner, %error, "relay");
                 None
+            }
+        }
+    }
+
+    /// Where an owner on another node is called: `Some(None)` for one of this
+    /// node, nothing for one that cannot be called.
+    fn remote(&self, owner: SidTag) -> Option<Option<SocketAddr>> {
+        if owner.node == self.node {
+            return Some(None);
+        }
+        self.secret.as_ref()?;
+        self.nodes.address(owner.node).map(Some)
+    }
+
+    /// Resolves when a remote owner's node is known to be gone.
+    fn gone(
+        &self,
+        owner: SidTag,
+        remote: Option<SocketAddr>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let nodes = self.nodes.clone();
+        async move {
+            match remote {
+                Some(address) => nodes.gone(owner.node, address).await,
+                None => std::future::pending().await,
             }
         }
     }
 
     async fn exchange(
         &self,
-        owner: WorkerId,
+        owner: SidTag,
+        remote: Option<SocketAddr>,
         stream: &StreamState,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, RelayError> {
-        let mut unix = UnixStream::connect(self.dir.relay_socket(owner)).await?;
         let preface = Preface {
             peer: stream.origin.peer,
             scheme: stream.origin.scheme,
         };
-        unix.write_all(&preface.encode()).await?;
+        let socket = match (remote, &self.secret) {
+            (Some(address), Some(secret)) => {
+                let called = call(address, secret, owner, preface);
+                let called = tokio::time::timeout(GREETING_TIME, called).await;
+                Socket::Tcp(called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
+            }
+            _ => {
+                let mut unix = UnixStream::connect(self.dir.relay_socket(owner.worker)).await?;
+                unix.write_all(&preface.encode()).await?;
+                Socket::Unix(unix)
+            }
+        };
         self.board.relayed();
-        let io = TokioIo::new(unix);
+        let io = TokioIo::new(socket);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -99,6 +161,26 @@ enum RelayError {
     Connect(#[from] io::Error),
     #[error("speaking to the owner: {0}")]
     Http(#[from] hyper::Error),
+    #[error("its node is gone")]
+    NodeGone,
+}
+
+/// A connection to a worker of another node, greeted.
+async fn call(
+    address: SocketAddr,
+    secret: &ClusterSecret,
+    owner: SidTag,
+    client: Preface,
+) -> io::Result<TcpStream> {
+    let mut tcp = TcpStream::connect(address).await?;
+    remote_relay::watch_over(&tcp)?;
+    let called = remote_relay::call(&mut tcp, secret, owner, client).await;
+    if let Err(error) = &called
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        tracing::error!(%address, "a node does not know the cluster's secret");
+    }
+    called.map(|()| tcp)
 }
 
 /// Those of one connection only: a client's `close` must not become the
@@ -121,7 +203,7 @@ async fn join(client: OnUpgrade, owner: OnUpgrade) {
     };
     let (Some((client, from_client)), Some((owner, from_owner))) = (
         unwrapped::<ClientStream>(client),
-        unwrapped::<UnixStream>(owner),
+        unwrapped::<Socket>(owner),
     ) else {
         tracing::error!("a relayed upgrade is of an unexpected type");
         return;

@@ -37,15 +37,10 @@ pub(crate) async fn origin(stream: &mut UnixStream) -> io::Result<Option<Origin>
     }
     let mut bytes = [0; relay_preface::LENGTH];
     stream.read_exact(&mut bytes).await?;
-    let Some(Preface { peer, scheme }) = Preface::decode(&bytes) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    Ok(Some(Origin {
-        peer,
-        scheme,
-        relayed: true,
-        balanced: false,
-    }))
+    match Preface::decode(&bytes) {
+        Some(preface) => Ok(Some(preface.origin())),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Looks without taking.

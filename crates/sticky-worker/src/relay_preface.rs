@@ -14,6 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::client_info::ClientScheme;
+use crate::stream_state::Origin;
 
 /// Bytes of a preface.
 pub(crate) const LENGTH: usize = 24;
@@ -48,6 +49,16 @@ impl Preface {
             bytes[22..].copy_from_slice(&peer.port().to_be_bytes());
         }
         bytes
+    }
+
+    /// What a connection of this client is to its owner.
+    pub(crate) fn origin(self) -> Origin {
+        Origin {
+            peer: self.peer,
+            scheme: self.scheme,
+            relayed: true,
+            ..Origin::plain_relay()
+        }
     }
 
     /// `None` when the bytes are no preface of this version.

@@ -13,20 +13,20 @@ use crate::application::Application;
 use crate::client_stream::ClientStream;
 use crate::sid_layer::SidLayer;
 
-/// The read and write buffers, and so the largest request head. Bodies flow
-/// through and may have any size.
-const BUFFER: usize = 16 << 10;
+/// The read and write buffers, and so the largest request head, unless a larger
+/// one is allowed. Bodies flow through and may have any size.
+pub(crate) const BUFFER: usize = 16 << 10;
 
 /// When a worker leaves: for the request of a socket that came just before. The
 /// master passes sockets whose first head is complete, so it is there already.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How connections are served; the same for all of them.
-pub(crate) fn http(idle_timeout: Duration) -> http1::Builder {
+pub(crate) fn http(idle_timeout: Duration, head_max: usize) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(idle_timeout)
-        .max_buf_size(BUFFER)
+        .max_buf_size(head_max.max(BUFFER))
         .half_close(false);
     http
 }

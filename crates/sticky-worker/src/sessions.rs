@@ -79,6 +79,7 @@ impl Sessions {
         drop(table);
         self.rested.notify_one();
         if let Some(secret) = evicted {
+            self.board.unfinished_ended();
             tracing::debug!("too many unfinished handshakes: the oldest ends");
             self.end(secret);
         }
@@ -272,7 +273,7 @@ mod tests {
         }
 
         fn stream(&self) -> Arc<StreamState> {
-            let origin = Origin::handed_over(None, false);
+            let origin = Origin::plain_relay();
             Arc::new(StreamState::new(1, origin, self.board.clone()))
         }
 

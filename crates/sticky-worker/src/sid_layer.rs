@@ -6,17 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::forwarded::TrustedProxies;
 use common::sid_tag::{SID_LENGTH, SidTag};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SET_COOKIE, TRANSFER_ENCODING,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio_util::sync::CancellationToken;
 
 use crate::application::{Application, answer};
+use crate::board::Board;
 use crate::client_handle::{Client, ClientHandle};
-use crate::client_info::ClientAddress;
+use crate::client_info::{ClientAddress, ClientScheme};
 use crate::engine_request::{self, HANDSHAKE, Wish, asks_websocket};
+use crate::forwarded;
 use crate::refusal::{Mended, Refusal, mend};
 use crate::relay::Relay;
 use crate::request_body::RequestBody;
@@ -47,6 +52,10 @@ pub(crate) struct SidLayer<S> {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) relay: Relay,
     pub(crate) upgrade_timeout: Duration,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) affinity_cookie: Option<String>,
+    pub(crate) requests_per_connection: u32,
+    pub(crate) board: Arc<Board>,
     /// Cancelled when the worker leaves.
     pub(crate) draining: CancellationToken,
 }
@@ -58,21 +67,59 @@ impl<S: Application> SidLayer<S> {
         stream: &Arc<StreamState>,
         mut request: Request<Incoming>,
     ) -> Answer<S> {
-        stream.request_seen();
+        let number = stream.request_seen();
+        let origin = &stream.origin;
+        let (headers, trusted) = (request.headers(), &self.trusted_proxies);
+        let address = forwarded::address(headers, origin.peer, trusted);
+        let scheme = forwarded::scheme(headers, origin.peer, origin.scheme, trusted);
         let extensions = request.extensions_mut();
-        extensions.insert(ClientAddress(stream.origin.peer));
-        extensions.insert(stream.origin.scheme);
+        extensions.insert(ClientAddress(address));
+        extensions.insert(scheme);
         let wish = engine_request::read(&request, &self.path, self.own);
-        if !matches!(wish, Wish::OpenPolling | Wish::OpenWebsocket) {
+        let opens = matches!(wish, Wish::OpenPolling | Wish::OpenWebsocket);
+        if !opens {
             stream.settle();
         }
+        let cookie = self.cookie(opens, request.headers(), scheme);
         let mut response = self.fulfil(wish, stream, request).await;
         stream.settle();
-        if self.draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(cookie) = cookie
+            && (upgraded || response.status() == StatusCode::OK)
+        {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        // Later ones are in the pipeline already, and are answered, too.
+        let exceeded = number >= self.requests_per_connection;
+        if !upgraded && (exceeded || self.draining.is_cancelled()) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
+        if !upgraded && number == self.requests_per_connection {
+            self.board.requests_exceeded();
+        }
         response
+    }
+
+    /// What tells a client that opens a session where it is, unless it knows.
+    fn cookie(
+        &self,
+        opens: bool,
+        headers: &HeaderMap,
+        scheme: ClientScheme,
+    ) -> Option<HeaderValue> {
+        let name = self.affinity_cookie.as_deref().filter(|_| opens)?;
+        let tag = self.own.encode();
+        let value = std::str::from_utf8(&tag).ok()?;
+        if forwarded::has_cookie(headers, name, value) {
+            return None;
+        }
+        let secure = match scheme {
+            ClientScheme::Https => "; Secure",
+            ClientScheme::Http => "",
+        };
+        let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
+        HeaderValue::try_from(cookie).ok()
     }
 
     async fn fulfil(

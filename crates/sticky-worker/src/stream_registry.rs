@@ -2,6 +2,7 @@
 //! to its drop, whoever holds it in between.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,28 @@ pub(crate) struct StreamRegistry {
     live: Mutex<HashMap<u64, Arc<StreamState>>>,
     /// Notified when the last stream is gone.
     emptied: Notify,
+    /// Addresses whose connections closed, to be told to the master that counts
+    /// them.
+    closed: Mutex<Vec<IpAddr>>,
+    closed_changed: Notify,
+}
+
+/// A stream's place in the registry; it ends with this value.
+pub(crate) struct Registered {
+    state: Arc<StreamState>,
+    registry: Arc<StreamRegistry>,
+}
+
+impl Registered {
+    pub(crate) fn state(&self) -> &Arc<StreamState> {
+        &self.state
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.remove(&self.state);
+    }
 }
 
 impl StreamRegistry {
@@ -26,23 +49,63 @@ impl StreamRegistry {
             next_id: AtomicU64::new(1),
             live: Mutex::default(),
             emptied: Notify::new(),
+            closed: Mutex::default(),
+            closed_changed: Notify::new(),
         }
     }
 
-    pub(crate) fn add(&self, origin: Origin) -> Arc<StreamState> {
+    /// A new stream.
+    pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> Registered {
+        Registered {
+            state: self.add(origin),
+            registry: self.clone(),
+        }
+    }
+
+    fn add(&self, origin: Origin) -> Arc<StreamState> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(StreamState::new(id, origin, self.board.clone()));
         self.lock().insert(id, state.clone());
         state
     }
 
-    pub(crate) fn remove(&self, state: &StreamState) {
+    fn remove(&self, state: &StreamState) {
         state.ended();
+        if let Some(address) = state.origin.counted {
+            self.lock_closed().push(address);
+            self.closed_changed.notify_one();
+        }
         let mut live = self.lock();
         live.remove(&state.id);
         if live.is_empty() {
             self.emptied.notify_waiters();
         }
+    }
+
+    /// For a new master that counts connections by address: those there are. What
+    /// closed before is none of its business.
+    pub(crate) fn begin_counting(&self) -> Vec<IpAddr> {
+        self.lock_closed().clear();
+        let live = self.lock();
+        live.values()
+            .filter_map(|state| state.origin.counted)
+            .collect()
+    }
+
+    /// Takes some of those that closed since, at most `most`.
+    pub(crate) fn take_closed(&self, most: usize) -> Vec<IpAddr> {
+        let mut closed = self.lock_closed();
+        let keep = closed.len().saturating_sub(most);
+        closed.split_off(keep)
+    }
+
+    /// Resolves when there are new ones.
+    pub(crate) async fn closed(&self) {
+        self.closed_changed.notified().await;
+    }
+
+    fn lock_closed(&self) -> std::sync::MutexGuard<'_, Vec<IpAddr>> {
+        self.closed.lock().expect("never poisoned")
     }
 
     /// Those that carry a WebSocket now.

@@ -2,12 +2,13 @@
 //! something else (hyper, the application) holds the socket itself. Does no
 //! I/O.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use common::handoff::{SocketInfo, Speaks};
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
@@ -31,24 +32,41 @@ pub(crate) struct Origin {
     pub(crate) scheme: ClientScheme,
     /// Another worker sent it: it is not relayed again.
     pub(crate) relayed: bool,
+    /// The master handed it over, and counts it.
+    pub(crate) handed_over: bool,
     /// The master waits for it to be settled.
     pub(crate) balanced: bool,
+    /// Whose connection it is, where the master counts them by address.
+    pub(crate) counted: Option<IpAddr>,
 }
 
 impl Origin {
-    /// A socket that the master handed over.
-    pub(crate) fn handed_over(peer: Option<SocketAddr>, balanced: bool) -> Self {
+    /// A socket that the master handed over. What another node relays says
+    /// later who its client is.
+    pub(crate) fn handed_over(info: &SocketInfo) -> Self {
         Origin {
-            peer,
-            scheme: ClientScheme::Http,
-            relayed: false,
-            balanced,
+            peer: info.peer,
+            scheme: match info.speaks {
+                Speaks::Tls => ClientScheme::Https,
+                Speaks::Http | Speaks::Relay => ClientScheme::Http,
+            },
+            relayed: info.speaks == Speaks::Relay,
+            handed_over: true,
+            balanced: info.balanced,
+            counted: info.counted,
         }
     }
 
     /// A connection to the relay socket that said nothing about itself.
     pub(crate) fn plain_relay() -> Self {
-        Origin::handed_over(None, false)
+        Origin {
+            peer: None,
+            scheme: ClientScheme::Http,
+            relayed: false,
+            handed_over: false,
+            balanced: false,
+            counted: None,
+        }
     }
 }
 
@@ -77,7 +95,8 @@ pub(crate) struct StreamState {
     upgrade_done_at: AtomicU64,
     upgrade_until: OnceLock<Instant>,
     websocket: AtomicBool,
-    saw_request: AtomicBool,
+    /// Request heads that were read.
+    requests: AtomicU32,
     unsettled: AtomicBool,
     on_end: Mutex<Option<OnEnd>>,
 }
@@ -94,7 +113,7 @@ impl StreamState {
             upgrade_done_at: AtomicU64::new(0),
             upgrade_until: OnceLock::new(),
             websocket: AtomicBool::new(false),
-            saw_request: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
             unsettled: AtomicBool::new(origin.balanced),
             on_end: Mutex::new(None),
             board,
@@ -108,13 +127,13 @@ impl StreamState {
         }
     }
 
-    /// A request head was read.
-    pub(crate) fn request_seen(&self) {
-        self.saw_request.store(true, SeqCst);
+    /// A request head was read; which one of this stream, from 1.
+    pub(crate) fn request_seen(&self) -> u32 {
+        self.requests.fetch_add(1, SeqCst).saturating_add(1)
     }
 
     pub(crate) fn saw_request(&self) -> bool {
-        self.saw_request.load(SeqCst)
+        self.requests.load(SeqCst) > 0
     }
 
     /// The stream carries a WebSocket from here on.
@@ -195,6 +214,9 @@ impl StreamState {
         }
         self.settle();
         self.board.connection_left();
+        if self.origin.handed_over {
+            self.board.ended(1);
+        }
     }
 }
 
@@ -204,7 +226,14 @@ mod tests {
 
     fn state(balanced: bool) -> (StreamState, Arc<Board>) {
         let board = Arc::new(Board::create().unwrap().0);
-        let state = StreamState::new(1, Origin::handed_over(None, balanced), board.clone());
+        let state = StreamState::new(
+            1,
+            Origin {
+                balanced,
+                ..Origin::plain_relay()
+            },
+            board.clone(),
+        );
         (state, board)
     }
 

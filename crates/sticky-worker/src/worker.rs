@@ -5,31 +5,38 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use common::handoff::{SocketInfo, Speaks};
 use common::handoff_channel::Channel;
 use common::sid_tag::SidTag;
 use hyper::server::conn::http1;
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::application::{Application, InProcessClose};
 use crate::board::Board;
-use crate::client_stream::{ClientStream, Socket};
+use crate::client_stream::ClientStream;
+use crate::cluster_secret::ClusterSecret;
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
+use crate::nodes::{NodeAddresses, Nodes};
 use crate::open_files;
 use crate::receive::{Leave, Link};
 use crate::register::{Answered, RegisterError, Registration};
 use crate::relay::Relay;
 use crate::relay_listener;
+use crate::remote_relay;
 use crate::serve::{http, serve};
 use crate::sessions::{Limits, Sessions};
 use crate::sid_layer::SidLayer;
-use crate::stream_registry::StreamRegistry;
+use crate::socket::Socket;
+use crate::stream_registry::{Registered, StreamRegistry};
 use crate::stream_state::Origin;
+use crate::tls::{Tls, TlsError};
 
 /// Why a worker stopped serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,9 @@ pub enum RunError {
     /// The relay socket could not be bound.
     #[error("relay socket: {0}")]
     RelaySocket(#[source] io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A registered worker.
@@ -58,12 +68,14 @@ pub struct Worker {
     registration: Arc<Registration>,
     channel: Channel,
     ready: watch::Sender<bool>,
+    nodes: watch::Sender<NodeAddresses>,
 }
 
 /// Reaches a worker from anywhere in its process.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     ready: watch::Sender<bool>,
+    nodes: watch::Sender<NodeAddresses>,
     board: Arc<Board>,
 }
 
@@ -74,6 +86,14 @@ impl WorkerHandle {
     pub fn set_ready(&self, ready: bool) {
         self.ready
             .send_if_modified(|now| std::mem::replace(now, ready) != ready);
+    }
+
+    /// Says where the other nodes are: requests of their sessions are relayed
+    /// there, if [`WorkerConfig::cluster_secret`] is set. What is relayed to a
+    /// node that is not named any more ends.
+    pub fn set_nodes(&self, nodes: NodeAddresses) {
+        self.nodes
+            .send_if_modified(|now| std::mem::replace(now, nodes.clone()) != nodes);
     }
 
     /// Clients that live here now: polling sessions and WebSockets.
@@ -102,6 +122,7 @@ impl Worker {
                 registration: Arc::new(registration),
                 channel,
                 ready: watch::Sender::new(false),
+                nodes: watch::Sender::default(),
             }),
             Some(Answered::Retire) => Err(RegisterError::Retired(config.worker)),
             None => Err(RegisterError::NoMaster(config.orphan_time)),
@@ -112,6 +133,7 @@ impl Worker {
     pub fn handle(&self) -> WorkerHandle {
         WorkerHandle {
             ready: self.ready.clone(),
+            nodes: self.nodes.clone(),
             board: self.registration.board.clone(),
         }
     }
@@ -146,7 +168,18 @@ impl Worker {
         let relay_path = self.registration.dir.relay_socket(config.worker);
         let listener = listen(&relay_path).map_err(RunError::RelaySocket)?;
         let draining = CancellationToken::new();
-        let server = Server::new(&config, &self.registration, application, &draining);
+        let tls = config.tls.clone();
+        let tls = tls.map(|files| Tls::new(files, config.greeting_time));
+        let tls = tls.transpose()?;
+        let nodes = Nodes(self.nodes.subscribe());
+        let server = Server::new(
+            &config,
+            &self.registration,
+            application,
+            &draining,
+            tls.clone(),
+            nodes,
+        );
         let board = self.registration.board.clone();
         // Held to the end: the lock in it keeps the id ours while clients leave.
         let registration = self.registration;
@@ -154,6 +187,8 @@ impl Worker {
         let (leave, mut left) = mpsc::channel(1);
         let link = Link {
             registration: registration.clone(),
+            streams: streams.clone(),
+            ticketer: tls.as_ref().map(|tls| tls.ticketer().clone()),
             ready: self.ready.subscribe(),
             draining: draining.clone(),
             orphan_time: config.orphan_time,
@@ -168,8 +203,13 @@ impl Worker {
                 server.relayed(unix)
             })),
             background(link.run(self.channel, move |socket, info| {
-                received.serve(socket, Origin::handed_over(info.peer, info.balanced));
+                received.receive(socket, &info);
             })),
+            background(async move {
+                if let Some(tls) = tls {
+                    tls.keep_renewed().await;
+                }
+            }),
         ];
         let why = tokio::select! {
             why = left.recv() => why,
@@ -199,8 +239,12 @@ struct Server<S> {
     http: Arc<http1::Builder>,
     layer: Arc<SidLayer<S>>,
     streams: Arc<StreamRegistry>,
-    write_deadline: std::time::Duration,
-    idle_timeout: std::time::Duration,
+    board: Arc<Board>,
+    tls: Option<Tls>,
+    secret: Option<ClusterSecret>,
+    greeting_time: Duration,
+    write_deadline: Duration,
+    idle_timeout: Duration,
 }
 
 impl<S> Clone for Server<S> {
@@ -209,6 +253,9 @@ impl<S> Clone for Server<S> {
             http: self.http.clone(),
             layer: self.layer.clone(),
             streams: self.streams.clone(),
+            board: self.board.clone(),
+            tls: self.tls.clone(),
+            secret: self.secret.clone(),
             ..*self
         }
     }
@@ -220,6 +267,8 @@ impl<S: Application> Server<S> {
         registration: &Registration,
         application: S,
         draining: &CancellationToken,
+        tls: Option<Tls>,
+        nodes: Nodes,
     ) -> Self {
         let board = &registration.board;
         let limits = Limits {
@@ -236,26 +285,97 @@ impl<S: Application> Server<S> {
             path: config.path().into(),
             sessions: Sessions::new(limits, board.clone(), Box::new(close)),
             relay: Relay {
+                node: config.node,
+                nodes,
+                secret: config.cluster_secret.clone(),
                 dir: registration.dir.clone(),
                 board: board.clone(),
                 upgrade_timeout: config.upgrade_timeout,
             },
             upgrade_timeout: config.upgrade_timeout,
+            trusted_proxies: config.trusted_proxies.clone(),
+            affinity_cookie: config.affinity_cookie.clone(),
+            requests_per_connection: config.requests_per_connection,
+            board: board.clone(),
             draining: draining.clone(),
         };
         Server {
-            http: Arc::new(http(config.idle_timeout)),
+            http: Arc::new(http(config.idle_timeout, config.head_max)),
             layer: Arc::new(layer),
             streams: Arc::new(StreamRegistry::new(board.clone())),
+            board: board.clone(),
+            tls,
+            secret: config.cluster_secret.clone(),
+            greeting_time: config.greeting_time,
             write_deadline: config.write_deadline,
             idle_timeout: config.idle_timeout,
         }
     }
 
-    fn serve(&self, socket: Socket, origin: Origin) {
-        let streams = self.streams.clone();
-        let stream = ClientStream::new(socket, origin, streams, self.write_deadline);
+    /// Takes a socket of the master's.
+    fn receive(&self, socket: Socket, info: &SocketInfo) {
+        let registered = self.streams.enter(Origin::handed_over(info));
+        match (info.speaks, socket) {
+            (Speaks::Http, socket) => self.serve(socket, registered),
+            (Speaks::Tls, Socket::Tcp(tcp)) => self.shake_hands(tcp, registered),
+            (Speaks::Relay, Socket::Tcp(tcp)) => self.greet(tcp, registered),
+            (speaks, _) => tracing::error!(?speaks, "a socket is not what the master says"),
+        }
+    }
+
+    fn serve(&self, socket: Socket, registered: Registered) {
+        let stream = ClientStream::new(socket, registered, self.write_deadline);
         tokio::spawn(serve(self.http.clone(), self.layer.clone(), stream));
+    }
+
+    fn shake_hands(&self, tcp: TcpStream, registered: Registered) {
+        let Some(tls) = self.tls.clone() else {
+            return tracing::error!("there is no certificate for a TLS connection");
+        };
+        let server = self.clone();
+        tokio::spawn(async move {
+            match tls.accept(tcp).await {
+                Ok(stream) => server.serve(Socket::Tls(Box::new(stream)), registered),
+                Err(error) => {
+                    server.board.tls_failed();
+                    let peer = registered.state().origin.peer;
+                    tracing::debug!(?peer, %error, "TLS handshake");
+                }
+            }
+        });
+    }
+
+    /// Another node's worker has come.
+    fn greet(&self, mut tcp: TcpStream, registered: Registered) {
+        let Some(secret) = self.secret.clone() else {
+            return tracing::error!("another node has come, and there is no secret to know it by");
+        };
+        let server = self.clone();
+        tokio::spawn(async move {
+            let own = server.layer.own;
+            let answered = remote_relay::watch_over(&tcp);
+            let answered = match answered {
+                Ok(()) => {
+                    let answer = remote_relay::answer(&mut tcp, &secret, own);
+                    let answered = tokio::time::timeout(server.greeting_time, answer).await;
+                    answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                }
+                Err(error) => Err(error),
+            };
+            match answered {
+                // Another entry than the one above, which does not know the client.
+                Ok(origin) => {
+                    let client = server.streams.enter(origin);
+                    drop(registered);
+                    server.serve(Socket::Tcp(tcp), client);
+                }
+                Err(error) => {
+                    server.board.stranger();
+                    let peer = registered.state().origin.peer;
+                    tracing::warn!(?peer, %error, "a connection is not another node's relay");
+                }
+            }
+        });
     }
 
     fn relayed(&self, mut unix: tokio::net::UnixStream) {
@@ -263,7 +383,10 @@ impl<S: Application> Server<S> {
         tokio::spawn(async move {
             let origin = relay_listener::origin(&mut unix);
             match tokio::time::timeout(server.idle_timeout, origin).await {
-                Ok(Ok(Some(origin))) => server.serve(Socket::Unix(unix), origin),
+                Ok(Ok(Some(origin))) => {
+                    let registered = server.streams.enter(origin);
+                    server.serve(Socket::Unix(unix), registered);
+                }
                 Ok(Ok(None)) | Err(_) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "relay connection"),
             }

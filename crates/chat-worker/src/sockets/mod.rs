@@ -34,9 +34,6 @@ pub(crate) use presence::keep_presence;
 /// The namespace of the private messages.
 const NAMESPACE: &str = "/";
 
-/// The largest packet from a client, in bytes, on both transports: the JavaScript server's.
-const MAX_PAYLOAD: usize = 1_000_000;
-
 /// Packets that wait for one client at most. A thousand log-ins while it polls fit (each tells
 /// everyone); with the largest messages it is 64 MiB, until the client is cut for not reading.
 const MAX_PACKETS: usize = 1024;
@@ -169,18 +166,19 @@ pub(crate) fn routes(
     sockets: Arc<Sockets>,
     ping_interval: Duration,
     ping_timeout: Duration,
+    max_payload: usize,
 ) -> Router {
     let parser = ParserConfig::common()
         .max_incoming_binaries(MAX_ATTACHMENTS)
-        .max_incoming_binary_buf_size(MAX_PAYLOAD)
+        .max_incoming_binary_buf_size(max_payload)
         .packet_completion_timeout(ping_interval + ping_timeout);
     let (service, io) = SocketIo::builder()
         .with_parser(parser)
         .ping_interval(ping_interval)
         .ping_timeout(ping_timeout)
-        .max_payload(MAX_PAYLOAD as u64)
-        .ws_max_message_size(MAX_PAYLOAD)
-        .ws_max_frame_size(MAX_PAYLOAD)
+        .max_payload(max_payload as u64)
+        .ws_max_message_size(max_payload)
+        .ws_max_frame_size(max_payload)
         .ws_read_buffer_size(READ_BUFFER)
         .max_buffer_size(MAX_PACKETS)
         .with_adapter::<Adapter>(sockets.adapter.clone())

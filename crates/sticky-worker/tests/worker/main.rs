@@ -6,9 +6,12 @@ mod descriptors;
 mod drain;
 mod fake_engine;
 mod handoff;
+mod nodes;
+mod proxied;
 mod real_engine;
 mod relay;
 mod stub_master;
+mod tls;
 
 use std::time::Duration;
 

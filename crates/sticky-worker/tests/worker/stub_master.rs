@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::handoff::{Hello, Packet, SocketInfo};
+use common::handoff::{Hello, Packet, SocketInfo, Speaks};
 use common::handoff_channel::{Channel, Listener};
 use common::runtime_dir::RuntimeDir;
 use common::scoreboard::Scoreboard;
@@ -119,6 +119,13 @@ impl StubMaster {
         }
     }
 
+    /// A client whose socket goes to that worker, as what it speaks.
+    pub(crate) async fn connect_as(&self, member: &mut Member, info: SocketInfo) -> TcpStream {
+        let (mut clients, served) = self.sockets(1).await;
+        member.hand_over_as(&served, info).await;
+        clients.remove(0)
+    }
+
     /// A client whose socket goes to that worker.
     pub(crate) async fn connect(&self, member: &mut Member, balanced: bool) -> TcpStream {
         let (mut clients, served) = self.sockets(1).await;
@@ -141,9 +148,20 @@ impl StubMaster {
 
 impl Member {
     pub(crate) async fn hand_over(&mut self, sockets: &[TcpStream], balanced: bool) {
+        let info = SocketInfo {
+            peer: None,
+            counted: None,
+            speaks: Speaks::Http,
+            balanced,
+        };
+        self.hand_over_as(sockets, info).await;
+    }
+
+    /// With all that is said of the sockets, but for their peers.
+    pub(crate) async fn hand_over_as(&mut self, sockets: &[TcpStream], info: SocketInfo) {
         let info = |socket: &TcpStream| SocketInfo {
             peer: socket.peer_addr().ok(),
-            balanced,
+            ..info
         };
         let packet = Packet::Handoff {
             first: self.next,

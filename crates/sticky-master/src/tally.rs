@@ -1,0 +1,92 @@
+//! What the master did not let through, counted by reason, and told in the log
+//! in a line now and then: not one for each, which an attacker would only love.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::refuse::Refusal;
+
+/// At most one line in that time.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The counts since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    refused: [AtomicU64; Refusal::ALL.len()],
+    silent: AtomicU64,
+    changed: Notify,
+}
+
+impl Tally {
+    /// A connection was refused.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        let place = Refusal::ALL.iter().position(|one| *one == refusal);
+        if let Some(count) = place.and_then(|place| self.refused.get(place)) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.changed.notify_one();
+    }
+
+    /// A connection that had sent no whole request had to make room.
+    pub(crate) fn ended_silent(&self) {
+        self.silent.fetch_add(1, Relaxed);
+        self.changed.notify_one();
+    }
+
+    fn now(&self) -> Vec<(&'static str, u64)> {
+        let refused = Refusal::ALL.iter().zip(&self.refused);
+        let refused = refused.map(|(refusal, count)| (refusal.reason(), count.load(Relaxed)));
+        let silent = ("ended for want of room", self.silent.load(Relaxed));
+        refused.chain([silent]).collect()
+    }
+
+    /// Tells for ever.
+    pub(crate) async fn tell(&self) {
+        let mut told = self.now();
+        loop {
+            self.changed.notified().await;
+            let now = self.now();
+            if let Some(line) = difference(&told, &now) {
+                tracing::warn!(connections = line, "not served");
+            }
+            told = now;
+            tokio::time::sleep(LINE_INTERVAL).await;
+        }
+    }
+}
+
+/// `3 not HTTP/1, 12 head too slow`; nothing when nothing changed.
+fn difference(before: &[(&str, u64)], now: &[(&str, u64)]) -> Option<String> {
+    let mut line = String::new();
+    for ((_, before), (reason, now)) in before.iter().zip(now) {
+        let more = now - before;
+        if more > 0 {
+            let comma = if line.is_empty() { "" } else { ", " };
+            let _ = write!(line, "{comma}{more} {reason}");
+        }
+    }
+    (!line.is_empty()).then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_counted_and_told_once() {
+        let tally = Tally::default();
+        let first = tally.now();
+        assert_eq!(difference(&first, &tally.now()), None);
+        tally.refused(Refusal::TooMany);
+        tally.refused(Refusal::NotHttp);
+        tally.refused(Refusal::NotHttp);
+        tally.ended_silent();
+        let second = tally.now();
+        let line = "2 not HTTP/1, 1 too many connections, 1 ended for want of room";
+        assert_eq!(difference(&first, &second).as_deref(), Some(line));
+        assert_eq!(difference(&second, &tally.now()), None);
+    }
+}
