@@ -15,6 +15,8 @@ BINARY := $(CARGO_TARGET_DIR)/release/chat-cluster
 # For `make run`: WORKERS=8 make run, or ARGS='--listen 0.0.0.0:3000 --balance round-robin' make run
 WORKERS ?= 4
 ARGS ?=
+# For `make fuzz`: seconds for each target.
+FUZZ_TIME ?= 60
 
 # npm ci again only when the lock file is newer than what was installed from it.
 npm_stamp = $(1)/node_modules/.package-lock.json
@@ -53,11 +55,20 @@ bench: tools-redis tools-peers build $(call npm_stamp,$(bench_js)) ## measure ou
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick) $(if $(QUICK)$(ONLY),,--report docs/benchmarks.md) $(bench_flags)
 
+.PHONY: bench-relay
+bench-relay: build ## a request that is relayed from one worker to another, beside one that is not
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench relay
+
 .PHONY: bench-much-stored
 bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
 	cargo build --release --locked --package chat-worker --example fill_store
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench much-stored
+
+.PHONY: fuzz
+fuzz: tools-cc tools-cxx ## fuzz what parses bytes of strangers; FUZZ_TIME=600 is the seconds for each target
+	@FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 .PHONY: lint
 lint: tools-cc tools-lint js ## formatting, clippy and eslint, warnings are errors
@@ -83,11 +94,14 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-systemd tools-disk tools-peers tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
 	@scripts/need.sh cc gcc libc6-dev
+# For libFuzzer.
+tools-cxx:
+	@scripts/need.sh c++ g++
 # For the check of the systemd unit.
 tools-systemd:
 	@scripts/need.sh systemd-analyze systemd

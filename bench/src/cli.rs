@@ -15,6 +15,7 @@ use crate::peers::alone::Fault;
 use crate::proc::{Role, Scope};
 use crate::profile;
 use crate::progress::Progress;
+use crate::relay::RelayCost;
 use crate::scenario::{CONNECTIONS, CONTENT, Scenario, Spec, WINDOW};
 use crate::server::{Kind, Programs, Server, ServerSpec};
 use crate::side_by_side;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Profile(ProfileOptions),
     /// The embedded store with few and with many messages: start and log-in
     MuchStored(MuchStoredOptions),
+    /// What a request costs that is relayed from one worker to another
+    Relay(RelayOptions),
     /// One process of the load; told what to do on standard input
     #[command(hide = true)]
     Generate,
@@ -339,6 +342,37 @@ pub(crate) async fn much_stored(options: MuchStoredOptions) -> anyhow::Result<()
         rounds: options.rounds,
         users: options.users,
         messages: options.messages,
+    };
+    tokio::select! {
+        done = run.run() => done,
+        signal = interruption() => signal,
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayOptions {
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// Small requests of each kind in a round
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(8..))]
+    requests: u32,
+
+    /// Large bodies of each kind in a round
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(2..))]
+    bodies: u32,
+
+    #[command(flatten)]
+    programs: ProgramOptions,
+}
+
+/// Measures direct and relayed requests in turn.
+pub(crate) async fn relay(options: RelayOptions) -> anyhow::Result<()> {
+    let run = RelayCost {
+        programs: options.programs.programs()?,
+        rounds: options.rounds,
+        requests: options.requests,
+        bodies: options.bodies,
     };
     tokio::select! {
         done = run.run() => done,

@@ -15,6 +15,7 @@ mod peers;
 mod proc;
 mod profile;
 mod progress;
+mod relay;
 mod scenario;
 mod server;
 mod side_by_side;
@@ -58,6 +59,7 @@ fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Profile(options) => runtime()?.block_on(cli::profile(options)),
+        Command::Relay(options) => runtime()?.block_on(cli::relay(options)),
         Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
         Command::Generate => generator::run(),
         Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),
