@@ -23,6 +23,8 @@ pub(crate) struct Board {
     balanced: AtomicU64,
     /// Connections that the limit of open files leaves room for.
     capacity: AtomicU64,
+    /// Connections to other workers.
+    relays: AtomicU64,
 }
 
 impl Board {
@@ -34,6 +36,7 @@ impl Board {
             progress: Notify::new(),
             balanced: AtomicU64::new(0),
             capacity: AtomicU64::new(0),
+            relays: AtomicU64::new(0),
         };
         Ok((board, memory))
     }
@@ -90,6 +93,16 @@ impl Board {
         self.publish_headroom();
     }
 
+    pub(crate) fn relay_opened(&self) {
+        self.relays.fetch_add(1, Ordering::SeqCst);
+        self.publish_headroom();
+    }
+
+    pub(crate) fn relay_closed(&self) {
+        self.relays.fetch_sub(1, Ordering::SeqCst);
+        self.publish_headroom();
+    }
+
     pub(crate) fn relayed(&self) {
         self.shared.relayed.fetch_add(1, Ordering::SeqCst);
     }
@@ -127,10 +140,8 @@ impl Board {
 
     fn publish_headroom(&self) {
         let connections = self.shared.connections.load(Ordering::SeqCst);
-        let free = self
-            .capacity
-            .load(Ordering::SeqCst)
-            .saturating_sub(connections);
+        let taken = connections + self.relays.load(Ordering::SeqCst);
+        let free = self.capacity.load(Ordering::SeqCst).saturating_sub(taken);
         let before = self.shared.fd_headroom.swap(free, Ordering::SeqCst);
         if before == 0 && free > 0 {
             self.wake();

@@ -31,6 +31,7 @@ mod receive;
 mod refusal;
 mod register;
 mod relay;
+mod relay_line;
 mod relay_listener;
 mod relay_preface;
 mod remote_relay;

@@ -1,6 +1,6 @@
 //! Sends a request that is another worker's to that worker, over its relay
-//! socket or, to another node, over TCP, and joins upgraded connections. Keeps
-//! nothing: one connection a request, gone with the client.
+//! socket or, to another node, over TCP, and joins upgraded connections. A relay
+//! connection is one client connection's, and gone with it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use common::worker_id::NodeId;
 use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split};
@@ -22,6 +23,7 @@ use crate::board::Board;
 use crate::client_stream::ClientStream;
 use crate::cluster_secret::ClusterSecret;
 use crate::nodes::Nodes;
+use crate::relay_line::{OpenRelay, RelayLine};
 use crate::relay_preface::Preface;
 use crate::remote_relay;
 use crate::socket::Socket;
@@ -59,6 +61,7 @@ impl Relay {
         owner: SidTag,
         websocket: bool,
         stream: &Arc<StreamState>,
+        line: &RelayLine,
         mut request: Request<Incoming>,
     ) -> Option<Response<Incoming>> {
         let client_side = websocket.then(|| hyper::upgrade::on(&mut request));
@@ -67,7 +70,7 @@ impl Relay {
         }
         let remote = self.remote(owner)?;
         let exchanged = tokio::select! {
-            exchanged = self.exchange(owner, remote, stream, request) => exchanged,
+            exchanged = self.exchange(owner, remote, stream, line, request) => exchanged,
             () = self.gone(owner, remote) => Err(RelayError::NodeGone),
         };
         match exchanged {
@@ -79,7 +82,9 @@ impl Relay {
                     stream.upgrade_began(self.upgrade_timeout);
                     stream.became_websocket(|| ());
                     let gone = self.gone(owner, remote);
+                    let open = OpenRelay::new(&self.board);
                     tokio::spawn(async move {
+                        let _open = open;
                         tokio::select! {
                             () = join(client_side, owner_side) => {}
                             () = gone => tracing::debug!(?owner, "the node is gone"),
@@ -125,12 +130,41 @@ impl Relay {
         owner: SidTag,
         remote: Option<SocketAddr>,
         stream: &StreamState,
+        line: &RelayLine,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, RelayError> {
+        let (sender, response) = match line.take(owner) {
+            None => self.exchange_anew(owner, remote, stream, request).await?,
+            Some(mut sender) => match sender.try_send_request(request).await {
+                Ok(response) => {
+                    self.board.relayed();
+                    (sender, response)
+                }
+                // The owner closed it just now, and has seen nothing.
+                Err(mut error) => match error.take_message() {
+                    Some(request) => self.exchange_anew(owner, remote, stream, request).await?,
+                    None => return Err(error.into_error().into()),
+                },
+            },
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            line.keep(owner, sender);
+        }
+        Ok(response)
+    }
+
+    async fn exchange_anew(
+        &self,
+        owner: SidTag,
+        remote: Option<SocketAddr>,
+        stream: &StreamState,
+        request: Request<Incoming>,
+    ) -> Result<(SendRequest<Incoming>, Response<Incoming>), RelayError> {
         let preface = Preface {
             peer: stream.origin.peer,
             scheme: stream.origin.scheme,
         };
+        let open = OpenRelay::new(&self.board);
         let socket = match (remote, &self.secret) {
             (Some(address), Some(secret)) => {
                 let called = call(address, secret, owner, preface);
@@ -143,15 +177,17 @@ impl Relay {
                 Socket::Unix(unix)
             }
         };
-        self.board.relayed();
         let io = TokioIo::new(socket);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
         tokio::spawn(async move {
+            let _open = open;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "relay connection");
             }
         });
-        Ok(sender.send_request(request).await?)
+        self.board.relayed();
+        let response = sender.send_request(request).await?;
+        Ok((sender, response))
     }
 }
 

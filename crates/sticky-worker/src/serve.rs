@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::application::Application;
 use crate::client_stream::ClientStream;
+use crate::relay_line::RelayLine;
 use crate::sid_layer::SidLayer;
 
 /// The read and write buffers, and so the largest request head, unless a larger
@@ -36,11 +37,13 @@ pub(crate) async fn serve<S: Application>(
     http: Arc<http1::Builder>,
     layer: Arc<SidLayer<S>>,
     stream: ClientStream,
+    idle_timeout: Duration,
 ) {
     let state = stream.state().clone();
+    let line = RelayLine::new(idle_timeout);
     let service = service_fn(|request| {
-        let (layer, state) = (&layer, &state);
-        async move { Ok::<_, Infallible>(layer.handle(state, request).await) }
+        let (layer, state, line) = (&layer, &state, &line);
+        async move { Ok::<_, Infallible>(layer.handle(state, line, request).await) }
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection.with_upgrades());

@@ -24,6 +24,7 @@ use crate::engine_request::{self, HANDSHAKE, Wish, asks_websocket};
 use crate::forwarded;
 use crate::refusal::{Mended, Refusal, mend};
 use crate::relay::Relay;
+use crate::relay_line::RelayLine;
 use crate::request_body::RequestBody;
 use crate::response_body::{ResponseBody, Taken};
 use crate::secret::Secret;
@@ -65,6 +66,7 @@ impl<S: Application> SidLayer<S> {
     pub(crate) async fn handle(
         &self,
         stream: &Arc<StreamState>,
+        line: &RelayLine,
         mut request: Request<Incoming>,
     ) -> Answer<S> {
         let number = stream.request_seen();
@@ -81,7 +83,7 @@ impl<S: Application> SidLayer<S> {
             stream.settle();
         }
         let cookie = self.cookie(opens, request.headers(), scheme);
-        let mut response = self.fulfil(wish, stream, request).await;
+        let mut response = self.fulfil(wish, stream, line, request).await;
         stream.settle();
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(cookie) = cookie
@@ -126,6 +128,7 @@ impl<S: Application> SidLayer<S> {
         &self,
         wish: Wish,
         stream: &Arc<StreamState>,
+        line: &RelayLine,
         request: Request<Incoming>,
     ) -> Answer<S> {
         match wish {
@@ -149,7 +152,7 @@ impl<S: Application> SidLayer<S> {
             Wish::Foreign { .. } if stream.origin.relayed => Refusal::SessionUnknown.response(),
             // Boxed: rare, and its future is large.
             Wish::Foreign { owner, websocket } => {
-                let sent = self.relay.send(owner, websocket, stream, request);
+                let sent = self.relay.send(owner, websocket, stream, line, request);
                 match Box::pin(sent).await {
                     Some(response) => {
                         self.websocket_while_draining(stream);

@@ -325,7 +325,8 @@ impl<S: Application> Server<S> {
 
     fn serve(&self, socket: Socket, registered: Registered) {
         let stream = ClientStream::new(socket, registered, self.write_deadline);
-        tokio::spawn(serve(self.http.clone(), self.layer.clone(), stream));
+        let (http, layer) = (self.http.clone(), self.layer.clone());
+        tokio::spawn(serve(http, layer, stream, self.idle_timeout));
     }
 
     fn shake_hands(&self, tcp: TcpStream, registered: Registered) {

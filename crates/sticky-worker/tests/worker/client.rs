@@ -69,6 +69,10 @@ impl HttpClient {
         sid(&answer.body).to_owned()
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Resolves when the server has closed the connection.
     pub(crate) async fn closed(&self) {
         crate::until("the connection closes", || self.sender.is_closed()).await;

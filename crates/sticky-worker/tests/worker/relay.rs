@@ -69,6 +69,66 @@ async fn polls_and_posts_reach_the_owner_from_anywhere() {
 }
 
 #[tokio::test]
+async fn a_connection_keeps_its_relay_connection_and_ends_it() {
+    let mut pair = Pair::new().await;
+    let (one, other) = (pair.session().await, pair.session().await);
+    let owner = &pair.owner.member.board;
+    until("only sessions are left", || {
+        owner.connections.load(SeqCst) == 0
+    })
+    .await;
+    let room = pair.other.member.board.fd_headroom.load(SeqCst);
+    let mut client = pair.wrong_http().await;
+    for sid in [&one, &other, &one] {
+        assert_eq!(client.post(&polling(sid), "4x").await.body, "ok");
+        let owner = &pair.owner.member.board;
+        assert_eq!(owner.connections.load(SeqCst), 1);
+        // One descriptor for the client, one for the owner.
+        let room_now = pair.other.member.board.fd_headroom.load(SeqCst);
+        assert_eq!(room_now, room - 2);
+    }
+    drop(client);
+    let (owner, other) = (&pair.owner.member.board, &pair.other.member.board);
+    until("the owner's end", || owner.connections.load(SeqCst) == 0).await;
+    until("the room", || other.fd_headroom.load(SeqCst) == room).await;
+}
+
+#[tokio::test]
+async fn an_owner_that_ends_between_two_requests_makes_the_session_unknown() {
+    let mut pair = Pair::new().await;
+    let sid = pair.session().await;
+    let mut client = pair.wrong_http().await;
+    assert_eq!(client.post(&polling(&sid), "4x").await.body, "ok");
+    pair.owner.shut_down();
+    pair.owner.exit().await;
+    assert!(client.get(&polling(&sid)).await.is_session_unknown());
+}
+
+#[tokio::test]
+async fn a_relay_connection_that_the_owner_may_be_closing_is_not_used() {
+    let master = StubMaster::new().await;
+    let engine = FakeEngine::default();
+    let mut config = master.config(1);
+    config.idle_timeout = Duration::from_millis(300);
+    let mut owner = master.start_with(config, engine).await;
+    let mut config = master.config(2);
+    config.idle_timeout = Duration::from_millis(300);
+    let mut other = master.start_with(config, FakeEngine::default()).await;
+    let stream = master.connect(&mut owner.member, true).await;
+    let sid = HttpClient::over(stream).await.open().await;
+    let stream = master.connect(&mut other.member, false).await;
+    let mut client = HttpClient::over(stream).await;
+    for pause in [0, 100, 200, 280, 140, 150, 160, 290] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if client.is_closed() {
+            let stream = master.connect(&mut other.member, false).await;
+            client = HttpClient::over(stream).await;
+        }
+        assert_eq!(client.post(&polling(&sid), "4x").await.body, "ok");
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_passed_on_as_it_comes() {
     let mut pair = Pair::new().await;
     let sid = pair.session().await;
