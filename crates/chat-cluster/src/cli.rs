@@ -169,9 +169,9 @@ pub(crate) struct Options {
           value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) proxy_protocol: bool,
 
-    /// Who is believed what X-Forwarded-For, X-Forwarded-Proto and Forwarded say:
-    /// a network, an address, or unix for all who come by Unix sockets; may be
-    /// given several times [default: nobody]
+    /// Who is believed what X-Forwarded-For and Forwarded say of a client's
+    /// address: a network, an address, or unix for all who come by Unix sockets;
+    /// may be given several times [default: nobody]
     #[arg(
         long,
         value_name = "CIDR|unix",
@@ -247,7 +247,8 @@ pub(crate) struct Options {
           default_value = "1000000", value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     pub(crate) max_payload: u32,
 
-    /// Largest head of a connection's first request, in bytes
+    /// Largest head of a connection's first request, in bytes; later ones, and
+    /// those inside TLS, may have 16 KiB at least
     #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MAX_HEAD", hide_env_values = true,
           default_value = "8192", value_parser = clap::value_parser!(u32).range(1_024..=65_536))]
     pub(crate) max_head: u32,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::shared_page::{Shareable, SharedPage};
 
 /// Says that the page is a scoreboard of this layout.
-const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard2");
+const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard3");
 
 /// The counters, each written by the worker only. All start at 0.
 #[repr(C)]
@@ -28,6 +28,10 @@ pub struct Counters {
     /// request was answered, or opens no session, or the connection is gone.
     /// `clients` is raised before.
     pub settled: AtomicU64,
+    /// TLS connections of which the worker does not know yet what they are. They
+    /// count as settled, since a handshake and the request behind it take the
+    /// client's time, and as load.
+    pub undecided: AtomicU64,
     /// Socket.IO sessions that live now.
     pub clients: AtomicU64,
     /// Client connections open now.

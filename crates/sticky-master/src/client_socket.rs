@@ -204,9 +204,10 @@ impl Arrival {
             return match proxy_header::read(bytes) {
                 ProxyHeader::Complete { length, client } => {
                     self.take_header(fd, length, client);
-                    match bytes.get(length..) {
-                        None | Some([]) => Sight::Incomplete { begun: true },
-                        Some(rest) => self.see_client(rest, reading),
+                    // Behind it there may be more than was looked at.
+                    match self.look(fd, reading) {
+                        Sight::Incomplete { .. } => Sight::Incomplete { begun: true },
+                        sight => sight,
                     }
                 }
                 ProxyHeader::Partial => Sight::Incomplete { begun: true },

@@ -125,13 +125,13 @@ impl Member {
         if oldest.is_some_and(|oldest| now - oldest.sent >= STALLED_AFTER) {
             return None;
         }
-        // Settled before clients: a worker raises clients first, so a client
-        // may be counted twice for a moment, and never not at all.
+        // Settled and undecided before clients: a worker raises clients first, so
+        // a client may be counted twice for a moment, and never not at all.
         let unsettled = self.unsettled();
         let on_the_way = self.held() as u64;
         Some(Candidate {
             worker: self.worker,
-            load: unsettled + self.board.clients.load(SeqCst),
+            load: unsettled + self.board.undecided.load(SeqCst) + self.board.clients.load(SeqCst),
             full: unsettled >= UNSETTLED_MAX
                 || self.has_no_descriptors(now)
                 || self.board.fd_headroom.load(SeqCst) <= on_the_way

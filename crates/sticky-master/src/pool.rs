@@ -26,6 +26,7 @@ const WAITING_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Waiting {
     socket: ClientSocket,
+    claim: Claim,
     until: Instant,
 }
 
@@ -117,10 +118,10 @@ impl Pool {
         }
         if claim == Claim::New && !self.waiting.is_empty() {
             // First come, first served.
-            return self.wait(socket, now);
+            return self.wait(socket, claim, now);
         }
         self.try_place(socket, claim, now)
-            .unwrap_or_else(|socket| self.wait(socket, now))
+            .unwrap_or_else(|socket| self.wait(socket, claim, now))
     }
 
     /// Who has sent no whole request yet is not counted, and so keeps nobody
@@ -188,12 +189,16 @@ impl Pool {
             .map(|routed| (routed.socket, Refusal::NoWorker))
     }
 
-    fn wait(&mut self, socket: ClientSocket, now: Instant) -> Option<Refused> {
+    fn wait(&mut self, socket: ClientSocket, claim: Claim, now: Instant) -> Option<Refused> {
         if self.waiting.len() >= WAITING_MAX {
             return Some((socket, Refusal::NoWorker));
         }
         let until = now + WAITING_TIME;
-        self.waiting.push_back(Waiting { socket, until });
+        self.waiting.push_back(Waiting {
+            socket,
+            claim,
+            until,
+        });
         None
     }
 
@@ -266,11 +271,20 @@ impl Pool {
     pub(crate) fn place_waiting(&mut self, now: Instant) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut still_waiting = VecDeque::new();
-        while let Some(Waiting { socket, until }) = self.waiting.pop_front() {
-            match self.try_place(socket, Claim::New, now) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let Waiting {
+                socket,
+                claim,
+                until,
+            } = waiting;
+            match self.try_place(socket, claim, now) {
                 Ok(answer) => refused.extend(answer),
                 Err(socket) if until > now => {
-                    still_waiting.push_back(Waiting { socket, until });
+                    still_waiting.push_back(Waiting {
+                        socket,
+                        claim,
+                        until,
+                    });
                     if !self.balancer.looks_at_the_client() {
                         break;
                     }

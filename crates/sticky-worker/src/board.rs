@@ -65,6 +65,15 @@ impl Board {
         self.wake();
     }
 
+    pub(crate) fn undecided(&self) {
+        self.shared.undecided.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn decided(&self) {
+        self.shared.undecided.fetch_sub(1, Ordering::SeqCst);
+        self.wake();
+    }
+
     pub(crate) fn settled(&self) {
         self.shared.settled.fetch_add(1, Ordering::SeqCst);
         self.wake();

@@ -68,8 +68,8 @@ pub struct WorkerConfig {
     /// The certificate for connections that the master says are TLS; without
     /// one they are closed. Default none.
     pub tls: Option<TlsFiles>,
-    /// How long a TLS handshake, or the greeting of another node, may take.
-    /// Default 5 s.
+    /// How long a TLS handshake, the first request head behind it, or the
+    /// greeting of another node may take. Default 5 s.
     pub greeting_time: Duration,
     /// Who is believed what it says of a client's address and scheme in
     /// `X-Forwarded-For`, `X-Forwarded-Proto` or `Forwarded`. Default nobody.

@@ -10,9 +10,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::application::Application;
+use crate::client_info::ClientScheme;
 use crate::client_stream::ClientStream;
 use crate::relay_line::RelayLine;
 use crate::sid_layer::SidLayer;
+use crate::stream_state::StreamState;
 
 /// The read and write buffers, and so the largest request head, unless a larger
 /// one is allowed. Bodies flow through and may have any size.
@@ -32,15 +34,24 @@ pub(crate) fn http(idle_timeout: Duration, head_max: usize) -> http1::Builder {
     http
 }
 
+/// How long a connection may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// For its first request head, where the master has not seen it.
+    pub(crate) first_head: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+}
+
 /// Serves one stream. An upgraded one lives on in the application's hands.
 pub(crate) async fn serve<S: Application>(
     http: Arc<http1::Builder>,
     layer: Arc<SidLayer<S>>,
     stream: ClientStream,
-    idle_timeout: Duration,
+    times: Times,
 ) {
     let state = stream.state().clone();
-    let line = RelayLine::new(idle_timeout);
+    let line = RelayLine::new(times.idle);
     let service = service_fn(|request| {
         let (layer, state, line) = (&layer, &state, &line);
         async move { Ok::<_, Infallible>(layer.handle(state, line, request).await) }
@@ -50,6 +61,7 @@ pub(crate) async fn serve<S: Application>(
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => Some(ended),
+        () = first_head_missing(&state, times.first_head) => return,
         () = layer.draining.cancelled() => None,
     };
     let ended = match ended {
@@ -66,6 +78,10 @@ pub(crate) async fn serve<S: Application>(
                 biased;
                 ended = connection.as_mut() => ended,
                 () = first => {
+                    // It is not about to come, then.
+                    if !state.saw_request() {
+                        return;
+                    }
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -75,4 +91,16 @@ pub(crate) async fn serve<S: Application>(
     if let Err(error) = ended {
         tracing::debug!(stream = state.id, %error, "connection ended");
     }
+}
+
+/// Resolves when the first request head of a TLS connection has not come in
+/// time. The master passes other connections on with theirs.
+async fn first_head_missing(state: &StreamState, time: Duration) {
+    if state.origin.handed_over && state.origin.scheme == ClientScheme::Https {
+        tokio::time::sleep(time).await;
+        if !state.saw_request() {
+            return;
+        }
+    }
+    std::future::pending().await
 }

@@ -98,12 +98,23 @@ pub(crate) struct StreamState {
     /// Request heads that were read.
     requests: AtomicU32,
     unsettled: AtomicBool,
+    /// A TLS connection without a request.
+    undecided: AtomicBool,
     on_end: Mutex<Option<OnEnd>>,
 }
 
 impl StreamState {
     pub(crate) fn new(id: u64, origin: Origin, board: Arc<Board>) -> Self {
         board.connection_came();
+        // Whoever shakes hands slowly, or says nothing afterwards, must not keep
+        // the master from sending others.
+        let undecided = origin.handed_over && origin.scheme == ClientScheme::Https;
+        if undecided {
+            board.undecided();
+            if origin.balanced {
+                board.settled();
+            }
+        }
         StreamState {
             id,
             origin,
@@ -114,7 +125,8 @@ impl StreamState {
             upgrade_until: OnceLock::new(),
             websocket: AtomicBool::new(false),
             requests: AtomicU32::new(0),
-            unsettled: AtomicBool::new(origin.balanced),
+            unsettled: AtomicBool::new(origin.balanced && !undecided),
+            undecided: AtomicBool::new(undecided),
             on_end: Mutex::new(None),
             board,
         }
@@ -124,6 +136,9 @@ impl StreamState {
     pub(crate) fn settle(&self) {
         if self.unsettled.load(SeqCst) && self.unsettled.swap(false, SeqCst) {
             self.board.settled();
+        }
+        if self.undecided.load(SeqCst) && self.undecided.swap(false, SeqCst) {
+            self.board.decided();
         }
     }
 
@@ -247,6 +262,31 @@ mod tests {
             assert_eq!(board.counters().settled.load(SeqCst), balanced.into());
             assert_eq!(board.counters().connections.load(SeqCst), 0);
         }
+    }
+
+    #[test]
+    fn a_tls_connection_is_settled_at_once_and_load_until_its_request() {
+        let board = Arc::new(Board::create().unwrap().0);
+        let origin = Origin {
+            scheme: ClientScheme::Https,
+            handed_over: true,
+            balanced: true,
+            ..Origin::plain_relay()
+        };
+        let states = [1, 2].map(|id| StreamState::new(id, origin, board.clone()));
+        let now = || {
+            let counters = board.counters();
+            (
+                counters.settled.load(SeqCst),
+                counters.undecided.load(SeqCst),
+            )
+        };
+        assert_eq!(now(), (2, 2));
+        states[0].settle();
+        states[0].ended();
+        assert_eq!(now(), (2, 1));
+        states[1].ended();
+        assert_eq!(now(), (2, 0));
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use crate::register::{Answered, RegisterError, Registration};
 use crate::relay::Relay;
 use crate::relay_listener;
 use crate::remote_relay;
-use crate::serve::{http, serve};
+use crate::serve::{Times, http, serve};
 use crate::sessions::{Limits, Sessions};
 use crate::sid_layer::SidLayer;
 use crate::socket::Socket;
@@ -326,7 +326,11 @@ impl<S: Application> Server<S> {
     fn serve(&self, socket: Socket, registered: Registered) {
         let stream = ClientStream::new(socket, registered, self.write_deadline);
         let (http, layer) = (self.http.clone(), self.layer.clone());
-        tokio::spawn(serve(http, layer, stream, self.idle_timeout));
+        let times = Times {
+            first_head: self.greeting_time,
+            idle: self.idle_timeout,
+        };
+        tokio::spawn(serve(http, layer, stream, times));
     }
 
     fn shake_hands(&self, tcp: TcpStream, registered: Registered) {
@@ -335,7 +339,11 @@ impl<S: Application> Server<S> {
         };
         let server = self.clone();
         tokio::spawn(async move {
-            match tls.accept(tcp).await {
+            let accepted = tokio::select! {
+                accepted = tls.accept(tcp) => accepted,
+                () = server.layer.draining.cancelled() => return,
+            };
+            match accepted {
                 Ok(stream) => server.serve(Socket::Tls(Box::new(stream)), registered),
                 Err(error) => {
                     server.board.tls_failed();

@@ -189,6 +189,7 @@ async fn a_renewed_certificate_is_shown_and_a_broken_one_is_not() {
         .await
         .unwrap();
     let mut held = HttpClient::over(held).await;
+    held.get("/client").await;
     // A certificate whose key has not come yet.
     let other = tempfile::tempdir().unwrap();
     let (others, new) = certificate(other.path());
