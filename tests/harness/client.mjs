@@ -45,7 +45,7 @@ export class ChatUser {
 
   /** Connects as a new user, or with `auth` as given; resolves once `users` came, and after the upgrade if one is due. */
   static async logIn(cluster, { username, auth = { username }, ...options } = {}) {
-    const user = new ChatUser(cluster.url, { auth, ...options });
+    const user = new ChatUser(cluster.url, { auth, ca: cluster.ca, ...options });
     user.username = username;
     try {
       await within(

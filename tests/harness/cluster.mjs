@@ -14,10 +14,14 @@ export const STORE = process.env.TEST_STORE ?? 'embedded';
 if (!['redis', 'embedded'].includes(STORE)) throw new Error(`TEST_STORE=${STORE}: redis or embedded`);
 
 export class Cluster extends Run {
-  /** `redis`: the server it uses, if any; `owned`: directories and servers that end with it. */
-  constructor(args, { redis, runtimeDir, dataDir, owned = [], ...options }) {
+  /**
+   * `redis`: the server it uses, if any; `ca`: with TLS, the certificate to trust; `owned`: directories and
+   * servers that end with it.
+   */
+  constructor(args, { redis, runtimeDir, dataDir, ca, owned = [], ...options }) {
     super(args, options);
     this.redis = redis;
+    this.ca = ca;
     this.runtimeDir = runtimeDir;
     this.dataDir = dataDir;
     this.owned = owned;
@@ -25,12 +29,12 @@ export class Cluster extends Run {
 
   async ready() {
     // Only the ready line goes to standard output; the log has standard error.
-    const ready = () => /^.*http:\/\/(\[[0-9a-f:]+\]|[0-9.]+):(\d+).*$/m.exec(this.stdout);
-    const [line, host, port] = await this.waitFor(ready, 'the ready line');
+    const ready = () => /^.*(https?):\/\/(\[[0-9a-f:]+\]|[0-9.]+):(\d+).*$/m.exec(this.stdout);
+    const [line, scheme, host, port] = await this.waitFor(ready, 'the ready line');
     this.readyLine = line;
     this.host = host.replace(/[[\]]/g, '');
     this.port = Number(port);
-    this.url = `http://${host}:${port}`;
+    this.url = `${scheme}://${host}:${port}`;
     return this;
   }
 
@@ -127,11 +131,11 @@ export async function emptyStore(t) {
 /**
  * Starts a cluster and waits until it is ready. `redis`: a server to share; `dataDir`: a directory to keep the
  * embedded store in. With neither it gets a store of its own, of the kind that this run of the tests is about,
- * which ends with it. `listen`: instead of a port of the kernel's choosing. With a test context `t`, the cluster
- * is stopped when that test ends.
+ * which ends with it. `listen`: instead of a port of the kernel's choosing; `certificate`: speak TLS, with this
+ * one. With a test context `t`, the cluster is stopped when that test ends.
  */
 export async function startCluster(
-  { workers = 4, listen = '127.0.0.1:0', balance, args = [], redis, dataDir, runtimeDir, t, ...options } = {},
+  { workers = 4, listen = '127.0.0.1:0', balance, certificate, args = [], redis, dataDir, runtimeDir, t, ...options } = {},
 ) {
   const owned = [];
   if (!redis && !dataDir && STORE === 'redis') {
@@ -150,9 +154,10 @@ export async function startCluster(
         ...['--workers', workers, '--listen', listen, '--runtime-dir', runtimeDir],
         ...(redis ? ['--redis', redis.url] : ['--data-dir', dataDir]),
         ...(balance ? ['--balance', balance] : []),
+        ...(certificate?.args ?? []),
         ...args,
       ],
-      { redis, runtimeDir, dataDir, owned, ...options },
+      { redis, runtimeDir, dataDir, ca: certificate?.pem, owned, ...options },
     );
     await cluster.ready();
   } catch (error) {

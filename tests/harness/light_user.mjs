@@ -2,6 +2,7 @@
 // asks of a client: comes back as the same user, and sends again, with the same id, what was not acknowledged.
 import { WebSocket } from 'ws';
 import { endsWithUs } from './leftovers.mjs';
+import { webSocketUrl } from './raw_websocket.mjs';
 
 /** Between the end of a connection and the next try, and before a refused message is sent again, in milliseconds. */
 const RETRY_MS = 50;
@@ -27,8 +28,7 @@ export class LightUser {
   }
 
   connect() {
-    const { host, port } = this.server;
-    const ws = new WebSocket(`ws://${host}:${port}/socket.io/?EIO=4&transport=websocket`, { perMessageDeflate: false });
+    const ws = new WebSocket(webSocketUrl(this.server), { perMessageDeflate: false, ca: this.server.ca });
     this.ws = ws;
     ws.on('message', (packet) => this.receive(packet.toString()));
     ws.on('error', () => {}); // `close` follows

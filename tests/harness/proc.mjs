@@ -44,6 +44,11 @@ export function residentKiB(pid) {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))[1]);
 }
 
+/** Memory in KiB, with what is shared divided among those who share it. */
+export function proportionalKiB(pid) {
+  return Number(/^Pss:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'))[1]);
+}
+
 /** CPU time used so far, in seconds. */
 export function cpuSeconds(pid) {
   const fields = statFields(pid);
