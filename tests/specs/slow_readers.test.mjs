@@ -32,3 +32,32 @@ test('a reader that stalls is cut long before the ping would notice, and costs b
   t.after(() => back.close());
   assert.equal((await back.history(sender, { limit: 200 })).length, 200);
 });
+
+for (const [name, stall] of [
+  ['a WebSocket that is not read', (user) => user.engine.transport.ws._socket.pause()],
+  // Its library polls no more; the poll that waits takes the first messages.
+  ['a client that polls no more', (user) => (user.engine.transport.doPoll = () => {})],
+]) {
+  test(`${name} is sent away when --max-buffered bytes wait for it, and finds all when it is back`, async (t) => {
+    const cluster = await startCluster({ workers: 2, args: ['--max-buffered', 2_000_000], t });
+    const sender = await ChatUser.logIn(cluster, { username: 'sender' });
+    const transports = name.includes('polls') ? ['polling'] : ['websocket'];
+    const stalled = await ChatUser.logIn(cluster, { username: 'stalled', transports, reconnection: false });
+    t.after(() => [sender, stalled].forEach((user) => user.close()));
+    stall(stalled);
+    const began = performance.now();
+    const content = '.'.repeat(60_000);
+    let sent = 0;
+    // The kernel's buffers hold some megabytes, too.
+    while (sender.received('user disconnected').length === 0) {
+      assert.equal((await sender.send(stalled, content)).ok, true);
+      sent += 1;
+      assert.ok(sent < 400, `${sent} messages of 60 kB wait for it`);
+    }
+    const took = performance.now() - began;
+    assert.ok(took < 14_000, `${took} ms: the write timeout is 15 s`);
+    const back = await ChatUser.another(cluster, stalled);
+    t.after(() => back.close());
+    assert.equal((await back.history(sender, { limit: 200 })).length, Math.min(sent, 200));
+  });
+}

@@ -247,6 +247,12 @@ pub(crate) struct Options {
           default_value = "1000000", value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     pub(crate) max_payload: u32,
 
+    /// Bytes of events that may wait for one client that reads slowly; who has
+    /// more is sent away, and finds what it missed when it is back
+    #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MAX_BUFFERED", hide_env_values = true,
+          default_value = "8388608", value_parser = clap::value_parser!(u32).range(65_536..))]
+    pub(crate) max_buffered: u32,
+
     /// Largest head of a connection's first request, in bytes; later ones, and
     /// those inside TLS, may have 16 KiB at least
     #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MAX_HEAD", hide_env_values = true,

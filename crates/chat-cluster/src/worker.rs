@@ -70,6 +70,7 @@ pub(crate) struct WorkerSettings {
     message_ttl: Duration,
     message_max: usize,
     max_payload: usize,
+    max_buffered: usize,
     serving: Serving,
     /// With Redis: this node among others.
     pub(crate) node: Option<NodeName>,
@@ -159,6 +160,7 @@ impl WorkerSettings {
             message_ttl: options.message_ttl,
             message_max: options.message_max as usize,
             max_payload: options.max_payload as usize,
+            max_buffered: options.max_buffered as usize,
             serving: Serving::new(options),
             node: None,
             log_format: options.log_format,
@@ -181,6 +183,7 @@ impl WorkerSettings {
         config.message_ttl = self.message_ttl;
         config.message_max = self.message_max;
         config.max_payload = self.max_payload;
+        config.max_buffered = self.max_buffered;
         config.check()?;
         self.serving.check()?;
         Ok(config)

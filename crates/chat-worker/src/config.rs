@@ -20,6 +20,9 @@ pub struct ChatConfig {
     /// The largest packet from a client, in bytes, on both transports. Default 1,000,000, as the
     /// JavaScript server's.
     pub max_payload: usize,
+    /// Bytes of events that may wait for one client; who has more is asked to come back. Default
+    /// 8 MiB.
+    pub max_buffered: usize,
     /// How often a client is pinged. Default 25 s.
     pub ping_interval: Duration,
     /// How long a client may take to answer a ping. Default 20 s.
@@ -46,6 +49,7 @@ impl ChatConfig {
             message_ttl: DAY,
             message_max: 64 * 1024,
             max_payload: 1_000_000,
+            max_buffered: 8 << 20,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             cors_origins: Vec::new(),

@@ -109,7 +109,12 @@ impl Chat {
             store: store.clone(),
             bus: adapter.bus().clone(),
         };
-        let sockets = Arc::new(Sockets::new(store, adapter, config.message_max));
+        let sockets = Arc::new(Sockets::new(
+            store,
+            adapter,
+            config.message_max,
+            config.max_buffered,
+        ));
         let socket_io = sockets::routes(
             sockets.clone(),
             config.ping_interval,

@@ -30,6 +30,9 @@ pub(crate) const HELD_ROOM: Room = Room::Borrowed("\0held");
 /// What is done about a socket whose queue is full.
 pub(crate) type OnOverflow = Arc<dyn Fn() + Send + Sync>;
 
+/// Is told how many bytes were queued for a socket; false when it has too many.
+pub(crate) type Meter = Arc<dyn Fn(usize) -> bool + Send + Sync>;
+
 /// Locks are taken in the order of the fields, `gates` before `membership`,
 /// before those inside `local`. No code of others runs under them.
 pub(crate) struct Namespace {
@@ -41,6 +44,7 @@ pub(crate) struct Namespace {
     screens: Mutex<Screens>,
     membership: Mutex<Membership>,
     on_overflow: Mutex<HashMap<Sid, OnOverflow>>,
+    meters: Mutex<HashMap<Sid, Meter>>,
     pub(crate) local: CoreLocalAdapter<Emitter>,
 }
 
@@ -56,6 +60,7 @@ impl Namespace {
             screens: Mutex::default(),
             membership: Mutex::default(),
             on_overflow: Mutex::default(),
+            meters: Mutex::default(),
             local,
         }
     }
@@ -116,7 +121,11 @@ impl Namespace {
             if is_volatile {
                 only.add_flag(BroadcastFlags::Volatile);
             }
-            if let Err(failed) = self.local.broadcast(packet.clone(), only) {
+            let sent = self.local.broadcast(packet.clone(), only);
+            if sent.is_ok() && !self.fits(&sid, json.len()) {
+                overflowed.extend(self.on_overflow().get(&sid).cloned());
+            }
+            if let Err(failed) = sent {
                 let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
                 if !is_volatile && failed.iter().any(is_full) {
                     overflowed.extend(self.on_overflow().get(&sid).cloned());
@@ -137,6 +146,24 @@ impl Namespace {
         self.on_overflow
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the socket may have so many bytes more in its queue.
+    fn fits(&self, sid: &Sid, bytes: usize) -> bool {
+        let meter = self.meters().get(sid).cloned();
+        meter.is_none_or(|meter| meter(bytes))
+    }
+
+    fn meters(&self) -> MutexGuard<'_, HashMap<Sid, Meter>> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what is told of the bytes queued for the socket, for its present visit.
+    pub(crate) fn set_meter(&self, socket: &SocketRef<Adapter>, meter: Meter) {
+        let mut meters = self.meters();
+        if socket.connected() {
+            meters.insert(socket.id, meter);
+        }
     }
 
     /// What is done for each local member of the rooms of `opts` when its queue is full is done.
@@ -317,6 +344,7 @@ impl Namespace {
     /// Forgets a socket and its gate.
     pub(crate) fn remove(&self, sid: Sid) {
         self.on_overflow().remove(&sid);
+        self.meters().remove(&sid);
         self.write_gates().remove(sid);
         self.screens().remove(sid);
         let mut membership = self.membership();

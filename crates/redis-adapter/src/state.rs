@@ -147,6 +147,20 @@ impl AdapterState {
         }
     }
 
+    /// Calls `meter` with the length of each event that a broadcast queues for `socket`; when it
+    /// says false, the queue counts as full, and what [`on_overflow`](Self::on_overflow) was told is
+    /// done: for a bound in bytes beside `max_buffer_size`, which is one in packets. Until
+    /// [`disconnected`](Self::disconnected).
+    pub fn meter(
+        &self,
+        socket: &SocketRef<Adapter>,
+        meter: impl Fn(usize) -> bool + Send + Sync + 'static,
+    ) {
+        if let Some(namespace) = self.0.namespace(socket.ns()) {
+            namespace.set_meter(socket, Arc::new(meter));
+        }
+    }
+
     /// Does what [`on_overflow`](Self::on_overflow) was told for each local socket in `rooms`: it
     /// missed something that cannot be made good.
     pub fn missed_for_good(&self, namespace: &str, rooms: &[&str]) {

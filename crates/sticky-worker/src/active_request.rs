@@ -28,6 +28,11 @@ impl ActiveRequest {
         self.client.engine_sid().unwrap_or_default()
     }
 
+    /// So many bytes of an answer to a poll are on their way.
+    pub(crate) fn count_polled(&self, bytes: usize) {
+        self.client.count_polled(bytes);
+    }
+
     /// The application said, or was told, that the session is over.
     pub(crate) fn session_gone(&self) {
         self.sessions.forget(&self.secret);

@@ -2,7 +2,7 @@
 //! client to come back.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::secret::Secret;
@@ -17,6 +17,10 @@ pub(crate) struct Client {
     engine_sid: OnceLock<Box<str>>,
     websocket: Mutex<Option<Arc<StreamState>>>,
     asked: AtomicBool,
+    /// Bytes of the answers to its polls.
+    polled: AtomicU64,
+    /// Bytes that the application has queued, in the same count.
+    queued: AtomicU64,
 }
 
 impl Client {
@@ -26,6 +30,8 @@ impl Client {
             engine_sid: OnceLock::new(),
             websocket: Mutex::new(None),
             asked: AtomicBool::new(false),
+            polled: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
         }
     }
 
@@ -35,6 +41,8 @@ impl Client {
             engine_sid: OnceLock::new(),
             websocket: Mutex::new(Some(stream)),
             asked: AtomicBool::new(false),
+            polled: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
         }
     }
 
@@ -66,6 +74,21 @@ impl Client {
         self.websocket.lock().expect("never poisoned").take()
     }
 
+    pub(crate) fn count_polled(&self, bytes: usize) {
+        self.polled.fetch_add(bytes as u64, Ordering::SeqCst);
+    }
+
+    /// More was queued: what waits now. What went out includes frames and pings,
+    /// so the count begins anew whenever nothing waits.
+    fn queued(&self, bytes: usize) -> u64 {
+        let websocket = self.websocket.lock().expect("never poisoned");
+        let sent = websocket.as_ref().map_or(0, |stream| stream.sent());
+        let gone = sent + self.polled.load(Ordering::SeqCst);
+        let queued = self.queued.load(Ordering::SeqCst).max(gone) + bytes as u64;
+        self.queued.store(queued, Ordering::SeqCst);
+        queued - gone
+    }
+
     pub(crate) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
     }
@@ -94,6 +117,13 @@ impl ClientHandle {
         }
     }
 
+    /// Takes note that the application has queued so many bytes for the client,
+    /// and gives how many wait about now, on either transport: what it queued and
+    /// the system has not taken yet. For a bound on what a slow reader may cost.
+    pub fn queued(&self, bytes: usize) -> u64 {
+        self.client.queued(bytes)
+    }
+
     /// Asks the client to come back as a new one, here or at another worker:
     /// its library sees a lost transport, not a disconnect, and reconnects.
     ///
@@ -106,11 +136,45 @@ impl ClientHandle {
             sessions.ask_to_return(&self.client);
         }
     }
+
+    /// The same for a client that does not read: what waits for it is dropped,
+    /// and its WebSocket is reset, also in the middle of a write.
+    pub fn cut(&self) {
+        if let Some(stream) = self.client.websocket() {
+            stream.stalled();
+        }
+        self.ask_to_return();
+    }
 }
 
 impl fmt::Debug for ClientHandle {
     /// Shows no id: a session id is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientHandle").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Board;
+    use crate::stream_state::Origin;
+
+    #[test]
+    fn what_waits_is_what_was_queued_and_has_not_gone() {
+        let client = Client::polling(Secret::random());
+        assert_eq!(client.queued(100), 100);
+        assert_eq!(client.queued(100), 200);
+        // Framed, it was a little more; that is no credit for later.
+        client.count_polled(230);
+        assert_eq!(client.queued(100), 100);
+        // It has moved to a WebSocket, which had a head of its own.
+        let board = Arc::new(Board::create().unwrap().0);
+        let stream = Arc::new(StreamState::new(1, Origin::plain_relay(), board));
+        stream.count_sent(150);
+        assert!(client.set_websocket(&stream));
+        assert_eq!(client.queued(50), 50);
+        stream.count_sent(20);
+        assert_eq!(client.queued(10), 40);
     }
 }

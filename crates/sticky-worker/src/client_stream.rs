@@ -64,6 +64,39 @@ impl ClientStream {
         }
     }
 
+    fn counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.state().count_sent(bytes);
+        }
+        self.watched(cx, written)
+    }
+
+    /// Nothing more is written, and what the system still has is not sent.
+    fn cut(&mut self) {
+        if std::mem::replace(&mut self.cut, true) {
+            return;
+        }
+        if let Some(tcp) = self.socket.tcp() {
+            // A reset at close: the kernel need not keep what nobody reads.
+            let _ = tcp.set_zero_linger();
+        }
+        let state = self.state();
+        tracing::debug!(stream = state.id, peer = ?state.origin.peer, "client does not read: cut");
+        state.stalled();
+    }
+
+    /// Whether writes fail now.
+    fn is_cut(&mut self) -> bool {
+        if self.state().is_cut() {
+            self.cut();
+        }
+        self.cut
+    }
+
     /// Puts the deadline on a write, or on a flush or shutdown, which pend with
     /// TLS only.
     fn watched<T>(
@@ -75,22 +108,16 @@ impl ClientStream {
             self.stalled = None;
             return written;
         }
+        self.state().wake_on_cut(cx.waker());
         let deadline = self.write_deadline;
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(sleep(deadline)));
-        if stalled.as_mut().poll(cx).is_pending() {
+        if stalled.as_mut().poll(cx).is_pending() && !self.state().is_cut() {
             return Poll::Pending;
         }
         self.stalled = None;
-        self.cut = true;
-        if let Some(tcp) = self.socket.tcp() {
-            // A reset at close: the kernel need not keep what nobody reads.
-            let _ = tcp.set_zero_linger();
-        }
-        let state = self.state();
-        tracing::debug!(stream = state.id, peer = ?state.origin.peer, "client does not read: cut");
-        state.stalled();
+        self.cut();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -126,11 +153,11 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.cut {
+        if self.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.watched(cx, written)
+        self.counted(cx, written)
     }
 
     fn poll_write_vectored(
@@ -138,11 +165,11 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.cut {
+        if self.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.watched(cx, written)
+        self.counted(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -150,7 +177,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.cut {
+        if self.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
@@ -158,7 +185,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.cut {
+        if self.is_cut() {
             return Poll::Ready(Ok(()));
         }
         let shut = Pin::new(&mut self.socket).poll_shutdown(cx);

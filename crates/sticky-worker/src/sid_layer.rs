@@ -266,6 +266,7 @@ impl<S: Application> SidLayer<S> {
                         if body.is_empty() || body == CLOSE || body.ends_with(LAST_CLOSE) {
                             session.session_gone();
                         }
+                        session.count_polled(body.len());
                         ResponseBody::full(body)
                     }
                 };

@@ -22,6 +22,7 @@ pub(crate) const UPGRADE_BYTES: u64 = 19;
 const STAY: u8 = 0;
 const AFTER_UPGRADE: u8 = 1;
 const NOW: u8 = 2;
+const CUT: u8 = 3;
 
 /// How a served socket came here.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +91,9 @@ pub(crate) struct StreamState {
     board: Arc<Board>,
     leave: AtomicU8,
     reader: AtomicWaker,
+    writer: AtomicWaker,
     received: AtomicU64,
+    sent: AtomicU64,
     /// The `received` count at which a started upgrade is done; 0: none began.
     upgrade_done_at: AtomicU64,
     upgrade_until: OnceLock<Instant>,
@@ -120,7 +123,9 @@ impl StreamState {
             origin,
             leave: AtomicU8::new(STAY),
             reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             upgrade_done_at: AtomicU64::new(0),
             upgrade_until: OnceLock::new(),
             websocket: AtomicBool::new(false),
@@ -192,14 +197,22 @@ impl StreamState {
 
     /// Ends the stream for its reader whatever is under way.
     pub(crate) fn cut(&self) {
-        self.leave.store(NOW, SeqCst);
+        self.leave.fetch_max(NOW, SeqCst);
         self.reader.wake();
     }
 
-    /// The client did not read for too long.
+    /// The client does not read: its writes fail, too. Counted once.
     pub(crate) fn stalled(&self) {
-        self.board.stalled();
-        self.cut();
+        if self.leave.swap(CUT, SeqCst) != CUT {
+            self.board.stalled();
+        }
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    /// Whether nothing is to be written any more.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.leave.load(SeqCst) == CUT
     }
 
     pub(crate) fn ending(&self) -> Ending {
@@ -215,6 +228,19 @@ impl StreamState {
 
     pub(crate) fn count_received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, SeqCst);
+    }
+
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, SeqCst);
+    }
+
+    /// Bytes that the system took for the client so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(SeqCst)
+    }
+
+    pub(crate) fn wake_on_cut(&self, waker: &Waker) {
+        self.writer.register(waker);
     }
 
     pub(crate) fn wake_on_ending(&self, waker: &Waker) {

@@ -92,6 +92,13 @@ pub(super) fn ask_to_return(socket: &Socket<Adapter>) {
     }
 }
 
+/// The same for one that does not read, and would not see that.
+pub(super) fn cut(socket: &Socket<Adapter>) {
+    if let Some(client) = socket.req_parts().extensions.get::<ClientHandle>() {
+        client.cut();
+    }
+}
+
 /// What a client says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Credentials {
@@ -121,9 +128,11 @@ impl ConnectHandler<Adapter, Connect> for Connect {
         let reference = SocketRef::from(socket.clone());
         self.0.adapter.connected(&reference);
         if let Some(client) = socket.req_parts().extensions.get::<ClientHandle>().cloned() {
+            let (metered, max) = (client.clone(), self.0.max_buffered);
+            let fits = move |bytes| metered.queued(bytes) <= max;
+            self.0.adapter.meter(&reference, fits);
             // What it missed is in the store, and comes with `users`.
-            let come_back = move || client.ask_to_return();
-            self.0.adapter.on_overflow(&reference, come_back);
+            self.0.adapter.on_overflow(&reference, move || client.cut());
         }
         let lane = Lane::new(self.0.clone(), session);
         for (name, kind) in [

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::connect::ask_to_return;
+use super::connect::cut;
 use super::heard::Heard;
 use super::login::Hold;
 use super::{history, leave, login, private_message};
@@ -87,7 +87,7 @@ impl Event {
         })
     }
 
-    /// Acknowledges the event. A client whose queue stays full is asked to come back, for it
+    /// Acknowledges the event. A client whose queue stays full is sent away, for it
     /// would wait for ever; its library tells it that the acknowledgement is lost.
     pub(super) async fn acknowledge(&mut self, answer: &impl Serialize) {
         let deadline = Instant::now() + ACK_PATIENCE;
@@ -95,7 +95,7 @@ impl Event {
             self.ack_sender().send(answer)
         {
             if Instant::now() >= deadline {
-                ask_to_return(&self.socket);
+                cut(&self.socket);
                 return;
             }
             tokio::time::sleep(ACK_RETRY).await;
@@ -190,7 +190,7 @@ impl Lane {
             if event.ack.is_some() {
                 let sent = event.ack_sender().send(&Refusal::rate_limited().ack());
                 if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sent {
-                    ask_to_return(&event.socket);
+                    cut(&event.socket);
                 }
             }
             return;

@@ -35,7 +35,7 @@ pub(crate) use presence::keep_presence;
 const NAMESPACE: &str = "/";
 
 /// Packets that wait for one client at most. A thousand log-ins while it polls fit (each tells
-/// everyone); with the largest messages it is 64 MiB, until the client is cut for not reading.
+/// everyone). There is a bound in bytes as well: `ChatConfig::max_buffered`.
 const MAX_PACKETS: usize = 1024;
 
 /// Packets that may go out at once at the end of a login; the rest of the queue stays free for
@@ -56,6 +56,8 @@ pub(crate) struct Sockets {
     pub(crate) tasks: TaskTracker,
     /// The largest content of a message in bytes.
     pub(crate) message_max: usize,
+    /// Bytes that may wait for one client.
+    pub(crate) max_buffered: u64,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
     /// Users with sockets here: how many, and up to where the first of them was told the past, once
@@ -64,12 +66,18 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn new(store: Arc<dyn Store>, adapter: AdapterState, message_max: usize) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        adapter: AdapterState,
+        message_max: usize,
+        max_buffered: usize,
+    ) -> Self {
         Self {
             store,
             adapter,
             tasks: TaskTracker::new(),
             message_max,
+            max_buffered: max_buffered as u64,
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             online: Mutex::default(),

@@ -294,3 +294,36 @@ async fn a_socket_that_misses_a_broadcast_is_named() {
     emit(&[]);
     assert!(overflowed.try_recv().is_err());
 }
+
+/// A bound in bytes, which socketioxide does not have.
+#[tokio::test]
+async fn a_socket_with_too_many_bytes_in_its_queue_is_named() {
+    let hub = Hub::default();
+    let (mut server, _) = Server::on_stub(&hub);
+    let (_reads, slow) = server.member(&["room"]).await;
+    let (_other_reads, _quick) = server.member(&["room"]).await;
+    let (sender, mut overflowed) = tokio::sync::mpsc::unbounded_channel();
+    let queued = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let total = queued.clone();
+    server.state.meter(&slow, move |bytes| {
+        total.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst) + bytes <= 40
+    });
+    server
+        .state
+        .on_overflow(&slow, move || sender.send(()).unwrap());
+    let emit = || {
+        drop(
+            server
+                .state
+                .broadcast_event("/", &["room"], &[], "event", &"0123456789"),
+        )
+    };
+    // `["event","0123456789"]` has 22 bytes.
+    emit();
+    assert!(overflowed.try_recv().is_err());
+    emit();
+    assert!(overflowed.try_recv().is_ok());
+    server.state.disconnected("/", slow.id);
+    emit();
+    assert_eq!(queued.load(std::sync::atomic::Ordering::SeqCst), 44);
+}
