@@ -40,11 +40,11 @@ build: tools-cc web ## build the release binary
 web: $(if $(wildcard web/package-lock.json),$(call npm_stamp,web)) ## install the client bundle that the binary serves
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk js build ## every test: Rust, documentation, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network js build ## every test: Rust, documentation, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis tools-disk js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk tools-network js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
@@ -94,7 +94,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
@@ -108,10 +108,15 @@ tools-systemd:
 # For the test of a power cut.
 tools-disk:
 	@scripts/need.sh mkfs.ext4 e2fsprogs
-# What ours is compared with.
+# What stands in front in tests, and what ours is compared with.
 tools-peers:
 	@scripts/need.sh haproxy haproxy
 	@scripts/need.sh nginx nginx-light
+# For the tests of TLS, of proxies, and of several hosts.
+tools-network: tools-peers
+	@scripts/need.sh caddy caddy
+	@scripts/need.sh ip iproute2
+	@scripts/need.sh openssl openssl
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -264,7 +264,10 @@ async fn keep_node(mut register: NodeRegister, id: NodeId, worker: WorkerHandle)
     let mut beat = tokio::time::interval(nodes::BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        beat.tick().await;
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = worker.nodes_wanted() => {}
+        }
         match register.hold().await {
             Ok(place) if place.id == id => worker.set_nodes(place.others),
             // Redis has lost its data: sessions of this node may be taken for

@@ -37,9 +37,12 @@ pub(crate) fn read<B>(request: &Request<B>, path: &str, own: SidTag) -> Wish {
     let Some(below) = uri.path().strip_prefix(path) else {
         return Wish::Other;
     };
-    // A preflight names the session but is no request of it.
-    if !(below.is_empty() || below.starts_with('/')) || request.method() == Method::OPTIONS {
+    if !(below.is_empty() || below.starts_with('/')) {
         return Wish::Other;
+    }
+    // A preflight names the session but is no request of it.
+    if request.method() == Method::OPTIONS {
+        return Wish::OpenNothing;
     }
     let query = uri.query().unwrap_or_default();
     let sid = value_of(query, "sid=");
@@ -264,7 +267,7 @@ mod tests {
                 "OPTIONS",
                 "/socket.io/?transport=polling&sid=zz",
                 false,
-                Wish::Other,
+                Wish::OpenNothing,
             ),
             (
                 "GET",

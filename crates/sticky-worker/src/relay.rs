@@ -68,7 +68,7 @@ impl Relay {
         if !websocket {
             remove_hop_headers(request.headers_mut());
         }
-        let remote = self.remote(owner)?;
+        let remote = self.remote(owner).await?;
         let exchanged = tokio::select! {
             exchanged = self.exchange(owner, remote, stream, line, request) => exchanged,
             () = self.gone(owner, remote) => Err(RelayError::NodeGone),
@@ -102,12 +102,12 @@ impl Relay {
 
     /// Where an owner on another node is called: `Some(None)` for one of this
     /// node, nothing for one that cannot be called.
-    fn remote(&self, owner: SidTag) -> Option<Option<SocketAddr>> {
+    async fn remote(&self, owner: SidTag) -> Option<Option<SocketAddr>> {
         if owner.node == self.node {
             return Some(None);
         }
         self.secret.as_ref()?;
-        self.nodes.address(owner.node).map(Some)
+        self.nodes.find(owner.node).await.map(Some)
     }
 
     /// Resolves when a remote owner's node is known to be gone.
@@ -169,7 +169,7 @@ impl Relay {
             (Some(address), Some(secret)) => {
                 let called = call(address, secret, owner, preface);
                 let called = tokio::time::timeout(GREETING_TIME, called).await;
-                Socket::Tcp(called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
+                Socket::Called(called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
             }
             _ => {
                 let mut unix = UnixStream::connect(self.dir.relay_socket(owner.worker)).await?;
@@ -210,6 +210,7 @@ async fn call(
 ) -> io::Result<TcpStream> {
     let mut tcp = TcpStream::connect(address).await?;
     remote_relay::watch_over(&tcp)?;
+    remote_relay::ends_with_a_reset(&tcp)?;
     let called = remote_relay::call(&mut tcp, secret, owner, client).await;
     if let Err(error) = &called
         && error.kind() == io::ErrorKind::PermissionDenied
@@ -243,6 +244,11 @@ async fn join(client: OnUpgrade, owner: OnUpgrade) {
     ) else {
         tracing::error!("a relayed upgrade is of an unexpected type");
         return;
+    };
+    // What the client said last is read by the owner before the connection ends.
+    let owner = match owner {
+        Socket::Called(tcp) => Socket::Tcp(tcp),
+        socket => socket,
     };
     let (client_reader, mut client_writer) = split(client);
     let (owner_reader, mut owner_writer) = split(owner);

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use common::forwarded::TrustedProxies;
 use common::sid_tag::{SID_LENGTH, SidTag};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SET_COOKIE, TRANSFER_ENCODING,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SET_COOKIE,
+    TRANSFER_ENCODING,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -82,9 +83,19 @@ impl<S: Application> SidLayer<S> {
         if !opens {
             stream.settle();
         }
+        let polls = match wish {
+            Wish::OpenPolling => true,
+            Wish::Session { websocket, .. } => !websocket,
+            _ => false,
+        };
         let cookie = self.cookie(opens, request.headers(), scheme);
         let mut response = self.fulfil(wish, stream, line, request).await;
         stream.settle();
+        if polls {
+            // As the JavaScript server: what a poll said once is never said again.
+            let no_store = HeaderValue::from_static("no-store");
+            response.headers_mut().insert(CACHE_CONTROL, no_store);
+        }
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(cookie) = cookie
             && (upgraded || response.status() == StatusCode::OK)

@@ -13,7 +13,8 @@ use common::sid_tag::SidTag;
 use hyper::server::conn::http1;
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,7 +24,7 @@ use crate::client_stream::ClientStream;
 use crate::cluster_secret::ClusterSecret;
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
-use crate::nodes::{NodeAddresses, Nodes};
+use crate::nodes::{Known, NodeAddresses, Nodes};
 use crate::open_files;
 use crate::receive::{Leave, Link};
 use crate::register::{Answered, RegisterError, Registration};
@@ -68,14 +69,16 @@ pub struct Worker {
     registration: Arc<Registration>,
     channel: Channel,
     ready: watch::Sender<bool>,
-    nodes: watch::Sender<NodeAddresses>,
+    nodes: watch::Sender<Known>,
+    nodes_wanted: Arc<Notify>,
 }
 
 /// Reaches a worker from anywhere in its process.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     ready: watch::Sender<bool>,
-    nodes: watch::Sender<NodeAddresses>,
+    nodes: watch::Sender<Known>,
+    nodes_wanted: Arc<Notify>,
     board: Arc<Board>,
 }
 
@@ -92,8 +95,15 @@ impl WorkerHandle {
     /// there, if [`WorkerConfig::cluster_secret`] is set. What is relayed to a
     /// node that is not named any more ends.
     pub fn set_nodes(&self, nodes: NodeAddresses) {
-        self.nodes
-            .send_if_modified(|now| std::mem::replace(now, nodes.clone()) != nodes);
+        let at = Some(Instant::now());
+        self.nodes.send_replace(Known { nodes, at });
+    }
+
+    /// Resolves when a request is of a node that [`set_nodes`](Self::set_nodes)
+    /// did not name: it may be a new one, and the request waits up to 1 s for the
+    /// next call.
+    pub async fn nodes_wanted(&self) {
+        self.nodes_wanted.notified().await;
     }
 
     /// Clients that live here now: polling sessions and WebSockets.
@@ -123,6 +133,7 @@ impl Worker {
                 channel,
                 ready: watch::Sender::new(false),
                 nodes: watch::Sender::default(),
+                nodes_wanted: Arc::default(),
             }),
             Some(Answered::Retire) => Err(RegisterError::Retired(config.worker)),
             None => Err(RegisterError::NoMaster(config.orphan_time)),
@@ -134,6 +145,7 @@ impl Worker {
         WorkerHandle {
             ready: self.ready.clone(),
             nodes: self.nodes.clone(),
+            nodes_wanted: self.nodes_wanted.clone(),
             board: self.registration.board.clone(),
         }
     }
@@ -171,7 +183,10 @@ impl Worker {
         let tls = config.tls.clone();
         let tls = tls.map(|files| Tls::new(files, config.greeting_time));
         let tls = tls.transpose()?;
-        let nodes = Nodes(self.nodes.subscribe());
+        let nodes = Nodes {
+            known: self.nodes.subscribe(),
+            wanted: self.nodes_wanted,
+        };
         let server = Server::new(
             &config,
             &self.registration,
