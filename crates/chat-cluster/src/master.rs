@@ -100,7 +100,8 @@ pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
         .worker
         .chat(&settings.runtime_dir, "master".to_owned())?;
     let node = settings.node()?;
-    let register = settings.worker.register().transpose()?;
+    let known = node.as_ref().and_then(Memory::number);
+    let register = settings.worker.register(known).transpose()?;
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let environment = settings.worker.to_environment()?;
     let command = move || {

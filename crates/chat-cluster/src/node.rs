@@ -25,7 +25,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What is remembered under this name, or something new.
+    /// What is remembered under this name, or something new. Writes nothing: the
+    /// directory may be another master's.
     pub(crate) fn open(runtime_dir: &Path, name: &str) -> anyhow::Result<Memory> {
         let dir = RuntimeDir::open(runtime_dir)?;
         let text = std::fs::read(file(dir.path())).unwrap_or_default();
@@ -34,13 +35,16 @@ impl Memory {
         {
             return Ok(memory);
         }
-        let memory = Memory {
+        Ok(Memory {
             instance: random_id()?,
             name: name.to_owned(),
             id: None,
-        };
-        memory.write(dir.path())?;
-        Ok(memory)
+        })
+    }
+
+    /// The number that the node had.
+    pub(crate) fn number(&self) -> Option<NodeId> {
+        self.id.map(NodeId)
     }
 
     fn write(&self, runtime_dir: &Path) -> io::Result<()> {
@@ -64,6 +68,7 @@ pub(crate) async fn take_number(
     runtime_dir: PathBuf,
     master: MasterHandle,
 ) {
+    remember(&memory, &runtime_dir);
     let id = loop {
         match (register.hold().await, memory.id) {
             (Ok(place), _) => break place.id,
@@ -79,10 +84,14 @@ pub(crate) async fn take_number(
     };
     tracing::debug!(%id, name = memory.name, "this node has its number");
     memory.id = Some(id.0);
-    if let Err(error) = memory.write(&runtime_dir) {
-        tracing::warn!(%error, "the node's number cannot be remembered");
-    }
+    remember(&memory, &runtime_dir);
     master.set_node(id);
+}
+
+fn remember(memory: &Memory, runtime_dir: &Path) {
+    if let Err(error) = memory.write(runtime_dir) {
+        tracing::warn!(%error, "what this node is cannot be remembered");
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +112,7 @@ mod tests {
         );
         let other = Memory::open(dir.path(), "b").unwrap();
         assert!(other.id.is_none() && other.instance != first.instance);
+        assert_eq!(Memory::open(dir.path(), "a").unwrap().id, Some(7));
         std::fs::write(file(dir.path()), "{").unwrap();
         assert_eq!(Memory::open(dir.path(), "b").unwrap().id, None);
     }

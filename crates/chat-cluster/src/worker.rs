@@ -10,10 +10,10 @@ use chat_worker::store::sqlite::Durability;
 use chat_worker::{Backend, Chat, ChatConfig, Embedded, parse_redis_url};
 use serde::{Deserialize, Serialize};
 use sticky_worker::{
-    ClusterSecret, NodeId, TlsFiles, TrustedProxies, TrustedProxy, Worker, WorkerConfig,
-    WorkerHandle,
+    ClusterSecret, NodeAddresses, NodeId, TlsFiles, TrustedProxies, TrustedProxy, Worker,
+    WorkerConfig, WorkerHandle,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::cli::Options;
 use crate::signals::{StopSignals, block_on};
@@ -27,6 +27,10 @@ pub(crate) const SETTINGS: &str = "CHAT_CLUSTER_WORKER_SETTINGS";
 /// After a worker's clients have gone, their departure is written to the store
 /// within that time.
 const FINISH_TIME: Duration = Duration::from_secs(2);
+
+/// A secret of fewer characters can be guessed: a node proves that it knows it
+/// to whoever asks.
+const SECRET_MIN: usize = 16;
 
 /// Where the chat is kept.
 #[derive(Debug, Deserialize, Serialize)]
@@ -119,8 +123,14 @@ impl Serving {
         if let Some(files) = self.tls_files() {
             files.check()?;
         }
-        if self.cluster_secret.as_deref() == Some("") {
-            anyhow::bail!("the cluster's secret is empty");
+        match self.cluster_secret.as_deref().map(str::len) {
+            Some(0) => anyhow::bail!("the cluster's secret is empty"),
+            Some(length) if length < SECRET_MIN => {
+                tracing::warn!(
+                    "the cluster's secret is short: whoever reaches a node can guess it at home"
+                );
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -190,12 +200,12 @@ impl WorkerSettings {
     }
 
     /// The register of nodes, with Redis. The error is one line.
-    pub(crate) fn register(&self) -> Option<anyhow::Result<NodeRegister>> {
+    pub(crate) fn register(&self, known: Option<NodeId>) -> Option<anyhow::Result<NodeRegister>> {
         let (StoreChoice::Redis(url), Some(node)) = (&self.store, &self.node) else {
             return None;
         };
         let url = parse_redis_url(url).map_err(anyhow::Error::from);
-        Some(url.map(|url| NodeRegister::new(url, node.clone())))
+        Some(url.map(|url| NodeRegister::new(url, node.clone(), known)))
     }
 
     /// Whether the chat is kept in a Redis, which other nodes may share.
@@ -235,7 +245,7 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
         _ = signals.next() => return Ok(()),
     };
     let chat = Arc::new(Chat::start(chat)?);
-    if let Some(register) = settings.register() {
+    if let Some(register) = settings.register(Some(id)) {
         tokio::spawn(keep_node(register?, id, worker.handle()));
     }
     let handle = worker.handle();
@@ -259,23 +269,85 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
 
 /// Renews the node's lease, as every worker of it does: so the node lives as
 /// long as one of them, whatever becomes of the master. And learns where the
-/// other nodes are; while Redis is away, what was known last counts.
+/// other nodes are.
 async fn keep_node(mut register: NodeRegister, id: NodeId, worker: WorkerHandle) {
     let mut beat = tokio::time::interval(nodes::BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut others = Others::default();
     loop {
         tokio::select! {
             _ = beat.tick() => {}
             () = worker.nodes_wanted() => {}
         }
         match register.hold().await {
-            Ok(place) if place.id == id => worker.set_nodes(place.others),
-            // Redis has lost its data: sessions of this node may be taken for
-            // another's until it is started again.
+            Ok(place) if place.id == id => {
+                worker.set_nodes(others.now(place.others, Instant::now()));
+            }
+            // Redis has lost its data, and another node was faster.
             Ok(place) => {
                 tracing::error!(id = %id, now = %place.id, "another node has this node's number");
             }
             Err(error) => tracing::debug!(%error, "the node's lease was not renewed"),
         }
+    }
+}
+
+/// The other nodes. After a time without Redis the first to be back finds the
+/// leases of all others over, though they live: what was known before counts
+/// until they have had time to renew them.
+#[derive(Debug, Default)]
+struct Others {
+    listed: NodeAddresses,
+    seen: Option<Instant>,
+    /// What to add, and until when.
+    kept: Option<(NodeAddresses, Instant)>,
+}
+
+impl Others {
+    fn now(&mut self, listed: NodeAddresses, now: Instant) -> NodeAddresses {
+        let away = self
+            .seen
+            .is_some_and(|seen| now - seen > nodes::LEASE - nodes::BEAT);
+        if away {
+            let until = now + nodes::LEASE;
+            self.kept = Some((std::mem::take(&mut self.listed), until));
+        }
+        self.seen = Some(now);
+        self.listed.clone_from(&listed);
+        self.kept.take_if(|(_, until)| *until <= now);
+        let mut all = self
+            .kept
+            .clone()
+            .map_or_else(NodeAddresses::new, |(kept, _)| kept);
+        all.extend(listed);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_kept_for_a_while_after_redis_was_away() {
+        let address = |last: u8| std::net::SocketAddr::from(([10, 0, 0, last], 7000));
+        let both = NodeAddresses::from([(NodeId(1), address(1)), (NodeId(2), address(2))]);
+        let one = NodeAddresses::from([(NodeId(1), address(9))]);
+        let mut others = Others::default();
+        let begin = Instant::now();
+        assert_eq!(others.now(both.clone(), begin), both);
+        // Without an outage who is not listed is gone.
+        let next = begin + nodes::BEAT;
+        assert_eq!(others.now(one.clone(), next), one);
+        assert_eq!(others.now(both.clone(), next), both);
+        let back = next + Duration::from_secs(40);
+        assert_eq!(others.now(NodeAddresses::new(), back), both);
+        let mut moved = both.clone();
+        moved.insert(NodeId(1), address(9));
+        assert_eq!(others.now(one.clone(), back + nodes::BEAT), moved);
+        assert_eq!(others.now(one.clone(), back + nodes::BEAT * 2), moved);
+        assert_eq!(others.now(one.clone(), back + nodes::LEASE), one);
     }
 }

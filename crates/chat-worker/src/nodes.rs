@@ -40,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const HOLD: &str = r"
 local name, instance, addr = ARGV[1], ARGV[2], ARGV[3]
 local lease, memory = tonumber(ARGV[4]), tonumber(ARGV[5])
+local known = tonumber(ARGV[6])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local entries, taken, own = {}, {}, nil
@@ -66,6 +67,7 @@ if not own then
   end
 end
 local id = entries[own] and entries[own].id
+if not id and known >= 0 and not taken[known] then id = known end
 if not id then
   id = 0
   while taken[id] do id = id + 1 end
@@ -102,7 +104,7 @@ return 1
 pub struct NodeName {
     /// Its name, which it keeps.
     pub name: String,
-    /// Random; all processes of a node know it, and nobody else.
+    /// Random; whose the name is. All processes of a node have it.
     pub instance: String,
     /// Where other nodes' workers call it.
     pub advertise: Option<SocketAddr>,
@@ -121,16 +123,21 @@ pub struct Place {
 pub struct NodeRegister {
     redis: RedisUrl,
     node: NodeName,
+    /// The number that this node has already: a Redis that lost its data does not
+    /// know it.
+    known: Option<NodeId>,
     connection: Option<MultiplexedConnection>,
     hold: Script,
 }
 
 impl NodeRegister {
-    /// Connects later.
-    pub fn new(redis: RedisUrl, node: NodeName) -> Self {
+    /// Connects later. `known` is the number that the node has, if it has one: it is taken again
+    /// unless another node has it now.
+    pub fn new(redis: RedisUrl, node: NodeName, known: Option<NodeId>) -> Self {
         Self {
             redis,
             node,
+            known,
             connection: None,
             hold: Script::new(HOLD),
         }
@@ -154,6 +161,7 @@ impl NodeRegister {
             )
             .arg(LEASE.as_millis() as u64)
             .arg(MEMORY.as_millis() as u64)
+            .arg(self.known.map_or(-1, |id| i64::from(id.0)))
             .invoke_async(&mut connection)
             .await?;
         self.connection = Some(connection);

@@ -20,7 +20,7 @@ fn register(server: &RedisServer, name: &str, instance: &str, port: u16) -> Node
         instance: instance.to_owned(),
         advertise,
     };
-    NodeRegister::new(parse_redis_url(&url).unwrap(), node)
+    NodeRegister::new(parse_redis_url(&url).unwrap(), node, None)
 }
 
 fn connection(server: &RedisServer) -> redis::Connection {
@@ -116,6 +116,25 @@ async fn who_is_silent_is_dead_and_in_the_end_forgotten() {
     // The number is free again.
     let c = register(&server, "c", "6", 0).hold().await.unwrap();
     assert_eq!(c.id, id);
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_is_told_the_numbers() {
+    let server = RedisServer::start();
+    let url = format!("redis+unix://{}", server.socket().display());
+    let known = |name: &str, id| {
+        let node = NodeName {
+            name: name.to_owned(),
+            instance: name.to_owned(),
+            advertise: None,
+        };
+        NodeRegister::new(parse_redis_url(&url).unwrap(), node, Some(NodeId(id)))
+    };
+    // In another order than at first.
+    assert_eq!(known("b", 1).hold().await.unwrap().id, NodeId(1));
+    assert_eq!(known("a", 0).hold().await.unwrap().id, NodeId(0));
+    // Taken is taken.
+    assert_eq!(known("c", 1).hold().await.unwrap().id, NodeId(2));
 }
 
 #[tokio::test]

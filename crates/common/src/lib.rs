@@ -11,6 +11,7 @@ pub mod runtime_dir;
 pub mod scoreboard;
 pub mod sid_tag;
 pub mod sys;
+pub mod tally_line;
 pub mod ticket_keys;
 pub mod worker_env;
 pub mod worker_id;

@@ -28,9 +28,10 @@ pub struct Counters {
     /// request was answered, or opens no session, or the connection is gone.
     /// `clients` is raised before.
     pub settled: AtomicU64,
-    /// TLS connections of which the worker does not know yet what they are. They
-    /// count as settled, since a handshake and the request behind it take the
-    /// client's time, and as load.
+    /// Connections of which the worker does not know yet what they are: TLS
+    /// without a request, other nodes that have not proved to be one. They count
+    /// as settled, since they take the other side's time, and as load; and for
+    /// the limit of connections they do not count yet.
     pub undecided: AtomicU64,
     /// Socket.IO sessions that live now.
     pub clients: AtomicU64,

@@ -144,11 +144,16 @@ impl Member {
         self.lost_at.is_some_and(|lost| now - lost < LOST_PAUSE)
     }
 
-    /// Sockets that it received and has not closed.
+    /// Sockets that it received and has not closed, and knows to be clients'.
     pub(crate) fn connections(&self) -> u64 {
-        // Ended first: received is raised before.
-        let ended = self.board.ended.load(SeqCst);
-        self.board.received.load(SeqCst).saturating_sub(ended)
+        // Received last: it is raised first.
+        let others = self.board.ended.load(SeqCst) + self.board.undecided.load(SeqCst);
+        self.board.received.load(SeqCst).saturating_sub(others)
+    }
+
+    /// Whether it can open one more descriptor.
+    pub(crate) fn has_room(&self) -> bool {
+        self.board.fd_headroom.load(SeqCst) > self.held() as u64
     }
 
     /// Its connections of that address.

@@ -116,7 +116,7 @@ impl Pool {
         if let Some(refusal) = self.is_too_much(&socket) {
             return Some((socket, refusal));
         }
-        if claim == Claim::New && !self.waiting.is_empty() {
+        if matches!(claim, Claim::New | Claim::Affine(_)) && !self.waiting.is_empty() {
             // First come, first served.
             return self.wait(socket, claim, now);
         }
@@ -211,7 +211,9 @@ impl Pool {
         {
             owner.release_received();
             // Elsewhere they would be relayed, which takes descriptors too.
-            return match owner.has_no_descriptors(now) {
+            let is_full = owner.has_no_descriptors(now)
+                || matches!(claim, Claim::Relayed(_)) && !owner.has_room();
+            return match is_full {
                 true => Decision::Nobody,
                 false => Decision::To {
                     worker,
@@ -277,6 +279,11 @@ impl Pool {
                 claim,
                 until,
             } = waiting;
+            // Others of its address may have come in meanwhile.
+            if let Some(refusal) = self.is_too_much(&socket) {
+                refused.push((socket, refusal));
+                continue;
+            }
             match self.try_place(socket, claim, now) {
                 Ok(answer) => refused.extend(answer),
                 Err(socket) if until > now => {

@@ -124,7 +124,8 @@ async fn register(
     // From here on it is told of new ones like all the others.
     let keys_now = cluster.ticket_keys();
     if keys_now != keys {
-        send_ticket_keys(channel, &keys_now).await?;
+        // It is a member now: a broken channel shows when it is read.
+        let _ = send_ticket_keys(channel, &keys_now).await;
     }
     tracing::debug!(worker = %hello.worker, pid, generation = %hello.generation, "worker registered");
     Ok(hello.worker)

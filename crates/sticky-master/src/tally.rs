@@ -1,16 +1,12 @@
 //! What the master did not let through, counted by reason, and told in the log
-//! in a line now and then: not one for each, which an attacker would only love.
+//! in a line now and then.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
+use common::tally_line::{LINE_INTERVAL, difference};
 use tokio::sync::Notify;
 
 use crate::refuse::Refusal;
-
-/// At most one line in that time.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The counts since the start.
 #[derive(Debug, Default)]
@@ -56,19 +52,6 @@ impl Tally {
             tokio::time::sleep(LINE_INTERVAL).await;
         }
     }
-}
-
-/// `3 not HTTP/1, 12 head too slow`; nothing when nothing changed.
-fn difference(before: &[(&str, u64)], now: &[(&str, u64)]) -> Option<String> {
-    let mut line = String::new();
-    for ((_, before), (reason, now)) in before.iter().zip(now) {
-        let more = now - before;
-        if more > 0 {
-            let comma = if line.is_empty() { "" } else { ", " };
-            let _ = write!(line, "{comma}{more} {reason}");
-        }
-    }
-    (!line.is_empty()).then_some(line)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::scoreboard::Scoreboard;
+use common::tally_line::{LINE_INTERVAL, difference};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -166,6 +167,37 @@ impl Board {
             let now_ms = now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000;
             self.shared.heartbeat_ms.store(now_ms, Ordering::SeqCst);
         }
+    }
+
+    /// Tells for ever, in the log, who was not served as they wished.
+    pub(crate) async fn tell(&self) {
+        let mut told = self.limits();
+        loop {
+            tokio::time::sleep(LINE_INTERVAL).await;
+            let now = self.limits();
+            if let Some(line) = difference(&told, &now) {
+                tracing::warn!(connections = line, "limits were met");
+            }
+            told = now;
+        }
+    }
+
+    fn limits(&self) -> [(&'static str, u64); 4] {
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        [
+            ("did not read", count(&self.shared.stalled)),
+            ("failed to shake hands", count(&self.shared.tls_failed)),
+            (
+                "handshakes without a second request",
+                count(&self.shared.unfinished_ended),
+            ),
+            ("were no node of the cluster", count(&self.shared.strangers)),
+        ]
+    }
+
+    /// Whether there is room for more descriptors.
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared.fd_headroom.load(Ordering::SeqCst) > 0
     }
 
     fn wake(&self) {

@@ -23,8 +23,9 @@ pub(crate) enum Refusal {
     SessionUnknown,
     /// A WebSocket transport without an upgrade.
     BadRequest,
-    /// This worker opens no sessions any more.
-    Leaving,
+    /// This worker opens no sessions any more, or has no descriptor left: come
+    /// again.
+    Unavailable,
 }
 
 impl Refusal {
@@ -42,14 +43,14 @@ impl Refusal {
                 StatusCode::BAD_REQUEST,
                 r#"{"code":3,"message":"Bad request"}"#,
             ),
-            Refusal::Leaving => (StatusCode::SERVICE_UNAVAILABLE, ""),
+            Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ""),
         };
         let mut response = Response::new(ResponseBody::Full(Some(Bytes::from_static(
             body.as_bytes(),
         ))));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        if self == Refusal::Leaving {
+        if self == Refusal::Unavailable {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         } else {

@@ -4,11 +4,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::runtime_dir::RuntimeDir;
 use common::sid_tag::SidTag;
+use common::tally_line::LINE_INTERVAL;
 use common::worker_id::NodeId;
 use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
 use http::{Request, Response, StatusCode};
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -23,6 +25,7 @@ use crate::board::Board;
 use crate::client_stream::ClientStream;
 use crate::cluster_secret::ClusterSecret;
 use crate::nodes::Nodes;
+use crate::refusal::Refusal;
 use crate::relay_line::{OpenRelay, RelayLine};
 use crate::relay_preface::Preface;
 use crate::remote_relay;
@@ -51,8 +54,9 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// The owner's answer, or `None` when it cannot be reached: then the
-    /// session is as good as unknown, and the client starts again.
+    /// The owner's answer. When it cannot be reached the session is as good as
+    /// unknown, and the client starts again; when it is this worker that is short
+    /// of descriptors, the client may come again.
     ///
     /// Cancelled when the client goes away, and with it the owner's handler:
     /// a retried poll never meets the old one.
@@ -63,12 +67,12 @@ impl Relay {
         stream: &Arc<StreamState>,
         line: &RelayLine,
         mut request: Request<Incoming>,
-    ) -> Option<Response<Incoming>> {
+    ) -> Result<Response<Incoming>, Refusal> {
         let client_side = websocket.then(|| hyper::upgrade::on(&mut request));
         if !websocket {
             remove_hop_headers(request.headers_mut());
         }
-        let remote = self.remote(owner).await?;
+        let remote = self.remote(owner).await.ok_or(Refusal::SessionUnknown)?;
         let exchanged = tokio::select! {
             exchanged = self.exchange(owner, remote, stream, line, request) => exchanged,
             () = self.gone(owner, remote) => Err(RelayError::NodeGone),
@@ -91,11 +95,11 @@ impl Relay {
                         }
                     });
                 }
-                Some(response)
+                Ok(response)
             }
             Err(error) => {
                 tracing::debug!(?owner, %error, "relay");
-                None
+                Err(error.refusal())
             }
         }
     }
@@ -147,7 +151,8 @@ impl Relay {
                 },
             },
         };
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // Not for ids that were made up, nor when descriptors are scarce.
+        if response.status().is_success() && self.board.has_room() {
             line.keep(owner, sender);
         }
         Ok(response)
@@ -201,6 +206,31 @@ enum RelayError {
     NodeGone,
 }
 
+impl RelayError {
+    fn refusal(&self) -> Refusal {
+        let errno = match self {
+            RelayError::Connect(error) => Errno::from_io_error(error),
+            _ => None,
+        };
+        match errno {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                Refusal::Unavailable
+            }
+            _ => Refusal::SessionUnknown,
+        }
+    }
+}
+
+/// Once in a while: each request would say it again.
+fn secrets_differ(address: SocketAddr) {
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut said = SAID.lock().expect("never poisoned");
+    if said.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
+        *said = Some(Instant::now());
+        tracing::error!(%address, "a node does not know the cluster's secret");
+    }
+}
+
 /// A connection to a worker of another node, greeted.
 async fn call(
     address: SocketAddr,
@@ -215,7 +245,7 @@ async fn call(
     if let Err(error) = &called
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        tracing::error!(%address, "a node does not know the cluster's secret");
+        secrets_differ(address);
     }
     called.map(|()| tcp)
 }

@@ -22,8 +22,6 @@ use crate::stream_state::Origin;
 /// Bytes of a proof: HMAC-SHA-256.
 const PROOF_LENGTH: usize = digest::SHA256_OUTPUT_LEN;
 
-/// A node that does not acknowledge what it was sent for so long is gone.
-const UNANSWERED: Duration = Duration::from_secs(10);
 /// A silent connection is probed after that time, and that often.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 const PROBES: u32 = 2;
@@ -35,7 +33,9 @@ pub(crate) fn ends_with_a_reset(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_zero_linger()
 }
 
-/// Has the kernel find out soon that the other node is gone.
+/// Has the kernel find out soon that the other node is gone while nothing is
+/// said. What is on its way ends when the node is not listed any more, or by the
+/// deadline on writes.
 pub(crate) fn watch_over(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     socket.set_tcp_nodelay(true)?;
@@ -43,8 +43,7 @@ pub(crate) fn watch_over(tcp: &TcpStream) -> io::Result<()> {
         .with_time(PROBE_TIME)
         .with_interval(PROBE_TIME)
         .with_retries(PROBES);
-    socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(Some(UNANSWERED))
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// The caller's side. Fails with `PermissionDenied` when the other side does

@@ -22,7 +22,7 @@ pub(crate) const BUFFER: usize = 16 << 10;
 
 /// When a worker leaves: for the request of a socket that came just before. The
 /// master passes sockets whose first head is complete, so it is there already.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How connections are served; the same for all of them.
 pub(crate) fn http(idle_timeout: Duration, head_max: usize) -> http1::Builder {

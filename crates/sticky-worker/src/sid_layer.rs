@@ -102,13 +102,13 @@ impl<S: Application> SidLayer<S> {
         {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
-        // Later ones are in the pipeline already, and are answered, too.
         let exceeded = number >= self.requests_per_connection;
         if !upgraded && (exceeded || self.draining.is_cancelled()) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        if !upgraded && number == self.requests_per_connection {
+        // Between workers it is no client's.
+        if !upgraded && exceeded && !origin.relayed {
             self.board.requests_exceeded();
         }
         response
@@ -149,7 +149,7 @@ impl<S: Application> SidLayer<S> {
             }
             Wish::Refused(refusal) => refusal.response(),
             Wish::OpenPolling | Wish::OpenWebsocket if self.draining.is_cancelled() => {
-                Refusal::Leaving.response()
+                Refusal::Unavailable.response()
             }
             Wish::OpenPolling => self.open_polling(request).await,
             Wish::OpenWebsocket => self.open_websocket(stream, request).await,
@@ -165,11 +165,11 @@ impl<S: Application> SidLayer<S> {
             Wish::Foreign { owner, websocket } => {
                 let sent = self.relay.send(owner, websocket, stream, line, request);
                 match Box::pin(sent).await {
-                    Some(response) => {
+                    Ok(response) => {
                         self.websocket_while_draining(stream);
                         response.map(ResponseBody::Relayed)
                     }
-                    None => Refusal::SessionUnknown.response(),
+                    Err(refusal) => refusal.response(),
                 }
             }
         }

@@ -101,7 +101,8 @@ pub(crate) struct StreamState {
     /// Request heads that were read.
     requests: AtomicU32,
     unsettled: AtomicBool,
-    /// A TLS connection without a request.
+    /// A TLS connection without a request, or another node that has not proved
+    /// that it is one.
     undecided: AtomicBool,
     on_end: Mutex<Option<OnEnd>>,
 }
@@ -111,7 +112,8 @@ impl StreamState {
         board.connection_came();
         // Whoever shakes hands slowly, or says nothing afterwards, must not keep
         // the master from sending others.
-        let undecided = origin.handed_over && origin.scheme == ClientScheme::Https;
+        let undecided =
+            origin.handed_over && (origin.relayed || origin.scheme == ClientScheme::Https);
         if undecided {
             board.undecided();
             if origin.balanced {

@@ -31,7 +31,7 @@ use crate::register::{Answered, RegisterError, Registration};
 use crate::relay::Relay;
 use crate::relay_listener;
 use crate::remote_relay;
-use crate::serve::{Times, http, serve};
+use crate::serve::{FIRST_REQUEST_GRACE, Times, http, serve};
 use crate::sessions::{Limits, Sessions};
 use crate::sid_layer::SidLayer;
 use crate::socket::Socket;
@@ -196,6 +196,7 @@ impl Worker {
             nodes,
         );
         let board = self.registration.board.clone();
+        let telling = board.clone();
         // Held to the end: the lock in it keeps the id ours while clients leave.
         let registration = self.registration;
         let (sessions, streams) = (server.layer.sessions.clone(), server.streams.clone());
@@ -213,6 +214,7 @@ impl Worker {
         let expiring = sessions.clone();
         let _tasks = [
             background(async move { board.keep_beating().await }),
+            background(async move { telling.tell().await }),
             background(expiring.expire()),
             background(relay_listener::accept(listener, move |unix| {
                 server.relayed(unix)
@@ -356,7 +358,7 @@ impl<S: Application> Server<S> {
         tokio::spawn(async move {
             let accepted = tokio::select! {
                 accepted = tls.accept(tcp) => accepted,
-                () = server.layer.draining.cancelled() => return,
+                () = server.leaves() => return,
             };
             match accepted {
                 Ok(stream) => server.serve(Socket::Tls(Box::new(stream)), registered),
@@ -381,8 +383,13 @@ impl<S: Application> Server<S> {
             let answered = match answered {
                 Ok(()) => {
                     let answer = remote_relay::answer(&mut tcp, &secret, own);
-                    let answered = tokio::time::timeout(server.greeting_time, answer).await;
-                    answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    let answer = tokio::time::timeout(server.greeting_time, answer);
+                    tokio::select! {
+                        answered = answer => {
+                            answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                        }
+                        () = server.leaves() => return,
+                    }
                 }
                 Err(error) => Err(error),
             };
@@ -396,10 +403,17 @@ impl<S: Application> Server<S> {
                 Err(error) => {
                     server.board.stranger();
                     let peer = registered.state().origin.peer;
-                    tracing::warn!(?peer, %error, "a connection is not another node's relay");
+                    tracing::debug!(?peer, %error, "a connection is not another node's relay");
                 }
             }
         });
+    }
+
+    /// Resolves when the worker leaves and whoever came just before has had time
+    /// to say what they want.
+    async fn leaves(&self) {
+        self.layer.draining.cancelled().await;
+        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     }
 
     fn relayed(&self, mut unix: tokio::net::UnixStream) {

@@ -25,7 +25,20 @@ pub struct Message {
     pub at: Option<u64>,
 }
 
+/// What a message has as JSON beside its content, about.
+const FIELDS_BYTES: usize = 150;
+
 impl Message {
+    /// How long it is as JSON, about: in bytes, without what has to be escaped.
+    pub fn about_bytes(&self) -> usize {
+        let content = match &self.content {
+            Value::String(text) => text.len(),
+            // Of another program.
+            other => other.to_string().len(),
+        };
+        content + FIELDS_BYTES
+    }
+
     /// The message in a list's entry, or `None` for an entry that is no message: other programs
     /// write to these lists too.
     pub fn from_entry(entry: &[u8]) -> Option<Self> {

@@ -92,6 +92,12 @@ pub(super) fn ask_to_return(socket: &Socket<Adapter>) {
     }
 }
 
+/// Takes note of bytes that were queued for a client beside broadcasts; how many wait now, about.
+pub(super) fn queued(socket: &Socket<Adapter>, bytes: usize) -> u64 {
+    let client = socket.req_parts().extensions.get::<ClientHandle>();
+    client.map_or(0, |client| client.queued(bytes))
+}
+
 /// The same for one that does not read, and would not see that.
 pub(super) fn cut(socket: &Socket<Adapter>) {
     if let Some(client) = socket.req_parts().extensions.get::<ClientHandle>() {

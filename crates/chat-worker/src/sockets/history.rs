@@ -1,6 +1,6 @@
 //! `messages`: a page of a conversation, as the acknowledgement: an array, newest last.
 
-use super::lane::{Event, Lane};
+use super::lane::{ACK_BYTES, Event, Lane};
 use crate::chat::history::PageRequest;
 use crate::chat::message::Message;
 use crate::chat::reply::{Code, Refusal};
@@ -14,8 +14,11 @@ pub(super) async fn run(lane: &Lane, mut event: Event) -> bool {
     let payload = event.payload();
     let page = read(lane, &event, &payload).await;
     match &page {
-        Ok(messages) => event.acknowledge(messages).await,
-        Err(refusal) => event.acknowledge(&refusal.ack()).await,
+        Ok(messages) => {
+            let bytes = messages.iter().map(Message::about_bytes).sum();
+            event.acknowledge(messages, bytes).await;
+        }
+        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
     }
     !page.is_err_and(|refusal| refusal.code == Code::Unavailable)
 }

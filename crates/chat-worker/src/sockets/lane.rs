@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::connect::cut;
+use super::connect::{cut, queued};
 use super::heard::Heard;
 use super::login::Hold;
 use super::{history, leave, login, private_message};
@@ -59,6 +59,9 @@ pub(super) struct Event {
     pub(super) deadline: Option<Instant>,
 }
 
+/// What an acknowledgement without a page has, about.
+pub(super) const ACK_BYTES: usize = 100;
+
 impl Event {
     fn size(&self) -> usize {
         let bytes = match &self.value {
@@ -89,7 +92,8 @@ impl Event {
 
     /// Acknowledges the event. A client whose queue stays full is sent away, for it
     /// would wait for ever; its library tells it that the acknowledgement is lost.
-    pub(super) async fn acknowledge(&mut self, answer: &impl Serialize) {
+    /// `bytes`: how long the answer is, about.
+    pub(super) async fn acknowledge(&mut self, answer: &impl Serialize, bytes: usize) {
         let deadline = Instant::now() + ACK_PATIENCE;
         while let Err(SendError::Socket(SocketError::InternalChannelFull)) =
             self.ack_sender().send(answer)
@@ -100,6 +104,7 @@ impl Event {
             }
             tokio::time::sleep(ACK_RETRY).await;
         }
+        queued(&self.socket, bytes);
     }
 
     fn ack_sender(&mut self) -> AckSender<Adapter> {
@@ -221,6 +226,11 @@ impl Lane {
                     store_answers = login::run(&self, socket, hold).await;
                 }
                 Job::Event(mut event) => {
+                    // However large the answer: what waits before it is what counts.
+                    if queued(&event.socket, 0) > self.sockets.max_buffered {
+                        cut(&event.socket);
+                        continue;
+                    }
                     if !store_answers {
                         event.deadline = Some(event.arrived + PATIENCE);
                     }

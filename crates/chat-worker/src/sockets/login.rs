@@ -16,8 +16,9 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Socket;
 use tokio::time::Instant;
 
-use super::connect::ask_to_return;
+use super::connect::{ask_to_return, queued};
 use super::lane::Lane;
+use crate::chat::message::Message;
 use crate::chat::roster::{Entry, roster};
 use crate::store::{Position, StoreError};
 
@@ -56,6 +57,9 @@ struct SessionEvent<'a> {
 
 /// A hold that has begun, until it is confirmed.
 pub(super) type Hold = BoxFuture<'static, Result<Gate, HoldError>>;
+
+/// A user in `users`, about.
+const USER_BYTES: usize = 120;
 
 /// Holds the socket back from this call on.
 pub(super) fn hold(lane: &Lane, socket: &Arc<Socket<Adapter>>) -> Hold {
@@ -137,6 +141,9 @@ async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Position, Logi
             user_id: &session.user,
         },
     )?;
+    let bytes: usize = replay.messages.iter().map(Message::about_bytes).sum();
+    let bytes = bytes + users.len() * USER_BYTES;
     socket.emit("users", &roster(&session.user, users, replay.messages))?;
+    queued(socket, bytes);
     Ok(replay.next)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::lane::{Event, Lane};
+use super::lane::{ACK_BYTES, Event, Lane};
 use crate::chat::identity::random_id;
 use crate::chat::message::{Draft, NewMessage};
 use crate::chat::reply::{Code, Refusal, StoredAck};
@@ -13,8 +13,8 @@ pub(super) async fn run(lane: &Arc<Lane>, mut event: Event) -> bool {
     let payload = event.payload();
     let sent = send(lane, &event, payload).await;
     match &sent {
-        Ok((id, at)) => event.acknowledge(&StoredAck::new(id, *at)).await,
-        Err(refusal) => event.acknowledge(&refusal.ack()).await,
+        Ok((id, at)) => event.acknowledge(&StoredAck::new(id, *at), ACK_BYTES).await,
+        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
     }
     !sent.is_err_and(|refusal| refusal.code == Code::Unavailable)
 }
