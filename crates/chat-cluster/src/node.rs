@@ -69,6 +69,7 @@ pub(crate) async fn take_number(
     master: MasterHandle,
 ) {
     remember(&memory, &runtime_dir);
+    let mut said = false;
     let id = loop {
         match (register.hold().await, memory.id) {
             (Ok(place), _) => break place.id,
@@ -77,7 +78,9 @@ pub(crate) async fn take_number(
                 break NodeId(id);
             }
             (Err(error), None) => {
-                tracing::debug!(%error, "no number for this node yet");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "Redis is away, and with it this node's number: waiting for it");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -13,7 +13,7 @@ use socketioxide::handler::{
     ConnectHandler, DisconnectHandler, FromConnectParts, MessageHandler, Value,
 };
 use socketioxide::socket::{DisconnectReason, Socket};
-use sticky_worker::ClientHandle;
+use sticky_worker::{ClientAddress, ClientHandle};
 use tokio::time::Instant;
 
 use super::lane::{Event, Kind, Lane};
@@ -130,7 +130,9 @@ impl ConnectHandler<Adapter, Connect> for Connect {
             // The middleware put it there; without it nobody is connected.
             return;
         };
-        tracing::debug!(sid = %socket.id, user = session.user, "connected");
+        let address = socket.req_parts().extensions.get::<ClientAddress>();
+        let address = address.and_then(|address| address.0);
+        tracing::debug!(sid = %socket.id, user = session.user, ?address, "connected");
         let reference = SocketRef::from(socket.clone());
         self.0.adapter.connected(&reference);
         if let Some(client) = socket.req_parts().extensions.get::<ClientHandle>().cloned() {
