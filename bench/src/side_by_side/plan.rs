@@ -200,7 +200,7 @@ pub(crate) fn steps(quick: bool) -> Vec<Step> {
         step(
             "broadcast",
             "20 users a second come and go, 200 WebSocket clients are told",
-            timed(Scenario::Broadcast, 200, Some(20.0)),
+            longer(timed(Scenario::Broadcast, 200, Some(20.0))),
             &[alone, ours, node],
         ),
         step(
