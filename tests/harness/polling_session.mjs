@@ -21,6 +21,8 @@ export class PollingSession {
     this.options = options;
     /** Packets received and not yet taken by `packet`. */
     this.packets = [];
+    /** Pings answered so far; the first one comes with the session. */
+    this.pings = 0;
   }
 
   /** Handshake. `options` are those of `request`; they hold for all requests of the session. */
@@ -57,7 +59,10 @@ export class PollingSession {
     assert.equal(answer.status, 200, `GET: ${answer.body}`);
     const packets = answer.body.split(SEPARATOR);
     this.packets.push(...packets.filter((packet) => packet !== '2'));
-    if (packets.includes('2')) await this.post('3');
+    if (packets.includes('2')) {
+      await this.post('3');
+      this.pings += 1;
+    }
   }
 
   /** Polls until a packet with this beginning came, and takes it. */

@@ -95,6 +95,7 @@ async function assertGone(session, why) {
 async function waitingPoll(session) {
   // Everything that is there already is taken: then the next one waits.
   await session.packet('44');
+  while (session.pings === 0) await session.poll();
   const connection = await RawConnection.open(session.server);
   await connection.write(`GET ${session.path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
   // Another session's request that came later is answered: this one was read, too, or is about to be.
