@@ -109,13 +109,7 @@ impl MuchStored {
         };
         let server = Server::start(spec, &self.programs, Some(path)).await?;
         let target = Rc::new(Target::new(server.address, 0));
-        let cpu = || {
-            proc::usage(&server.roles)
-                .values()
-                .map(|usage| usage.cpu_micros)
-                .sum::<f64>()
-        };
-        let before = cpu();
+        let before = proc::cpu_of_all(&server.roles);
         let mut took = Vec::new();
         for number in 0..LOG_INS {
             let auth = Auth::Session(format!("session-{}", number * STRIDE % self.users));
@@ -125,7 +119,7 @@ impl MuchStored {
         }
         figures
             .cpu
-            .push((cpu() - before) / f64::from(LOG_INS) / 1e3);
+            .push((proc::cpu_of_all(&server.roles) - before) / f64::from(LOG_INS) / 1e3);
         figures
             .log_in
             .extend(Spread::of(took).map(|spread| spread.median));

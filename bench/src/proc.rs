@@ -82,6 +82,11 @@ pub(crate) fn usage(roles: &[Role]) -> BTreeMap<String, Usage> {
     all
 }
 
+/// CPU time that all of them have taken so far, in microseconds.
+pub(crate) fn cpu_of_all(roles: &[Role]) -> f64 {
+    usage(roles).values().map(|usage| usage.cpu_micros).sum()
+}
+
 /// Memory of all these processes in KiB: pages that several share count in parts.
 pub(crate) fn pss_kib(roles: &[Role]) -> f64 {
     let pids = roles.iter().flat_map(Role::pids);

@@ -141,15 +141,11 @@ impl Pair {
         body: &str,
         count: u32,
     ) -> anyhow::Result<f64> {
-        let cpu = || {
-            let usage = proc::usage(&server.roles);
-            usage.values().map(|usage| usage.cpu_micros).sum::<f64>()
-        };
-        let before = cpu();
+        let before = proc::cpu_of_all(&server.roles);
         for _ in 0..count {
             polling::post(&mut self.connection, path, body).await?;
         }
-        Ok(cpu() - before)
+        Ok(proc::cpu_of_all(&server.roles) - before)
     }
 }
 

@@ -3,7 +3,7 @@ import { request } from './http.mjs';
 import { PollingSession } from './polling_session.mjs';
 import { until } from './wait.mjs';
 
-/** A worker learns of other nodes when it says that it lives, which it does every 5 s. */
+/** Within that time a worker has said once more that it lives, which it does every 5 s, and heard who else does. */
 export const BEAT_MS = 8_000;
 
 /** More than a node has workers in these tests: requests that come one by one meet each of them. */

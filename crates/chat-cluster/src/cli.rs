@@ -1,17 +1,17 @@
 //! The command line and the environment: a contract with those who run it.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chat_worker::data_dir;
-use chat_worker::store::sqlite::Durability;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use common::runtime_dir::RuntimeDir;
-use sticky_master::{Balance, ListenAddress, TrustedProxy, WORKERS_MAX};
+use sticky_master::{ListenAddress, TrustedProxy, WORKERS_MAX};
 
+use crate::option_values::{BalanceMethod, DurabilityLevel, cookie_name, dialable, duration};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::StoreChoice;
 
@@ -322,89 +322,6 @@ pub(crate) struct Options {
     pub(crate) log_level: LogLevel,
 }
 
-/// The names of the balancing methods with what they do, for the help.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum BalanceMethod {
-    /// The worker with the fewest clients
-    LeastConnection,
-    /// Each worker in turn
-    RoundRobin,
-    /// Any worker
-    Random,
-    /// Always the same worker for one client address
-    ClientHash,
-}
-
-impl From<BalanceMethod> for Balance {
-    fn from(method: BalanceMethod) -> Balance {
-        match method {
-            BalanceMethod::LeastConnection => Balance::LeastConnection,
-            BalanceMethod::RoundRobin => Balance::RoundRobin,
-            BalanceMethod::Random => Balance::Random,
-            BalanceMethod::ClientHash => Balance::ClientHash,
-        }
-    }
-}
-
-/// What survives a power cut, with what it means, for the help.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DurabilityLevel {
-    /// About the last second of them; the crash of any process takes nothing
-    Normal,
-    /// None: each is on the disk before it is acknowledged
-    Full,
-}
-
-impl From<DurabilityLevel> for Durability {
-    fn from(level: DurabilityLevel) -> Durability {
-        match level {
-            DurabilityLevel::Normal => Durability::Normal,
-            DurabilityLevel::Full => Durability::Full,
-        }
-    }
-}
-
-/// A token, as cookies' names are.
-fn cookie_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
-        return Err("not a cookie's name".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// An address that others can call: no port 0, no unspecified address. A name is
-/// looked up once.
-fn dialable(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
-    let wrong = |why: String| format!("--advertise {text}: {why}");
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    let found = match (text.to_socket_addrs(), default_port) {
-        (Err(_), Some(port)) => (bare, port).to_socket_addrs(),
-        (found, _) => found,
-    };
-    let mut found = found.map_err(|error| wrong(error.to_string()))?;
-    let address = found
-        .next()
-        .ok_or_else(|| wrong("this name has no address".to_owned()))?;
-    if address.port() == 0 || address.ip().is_unspecified() {
-        let why = "others have to be able to call it: no port 0, not 0.0.0.0";
-        return Err(wrong(why.to_owned()));
-    }
-    Ok(address)
-}
-
-/// A positive time of at least a second, which is what Redis counts in here.
-fn duration(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time < Duration::from_secs(1) {
-        return Err("must be at least 1s".to_owned());
-    }
-    if time > Duration::from_secs(100 * 365 * 24 * 3600) {
-        return Err("must be at most 100 years".to_owned());
-    }
-    Ok(time)
-}
-
 impl Options {
     /// The flag or its variable, else the number of CPUs.
     pub(crate) fn workers(&self) -> usize {
@@ -579,13 +496,5 @@ mod tests {
             texts,
             ["http://127.0.0.1:1", "http://[::1]:2", "unix:/tmp/x"]
         );
-    }
-
-    #[test]
-    fn balancing_methods_have_the_library_s_names() {
-        for method in BalanceMethod::value_variants() {
-            let name = method.to_possible_value().unwrap();
-            assert_eq!(Balance::from(*method).to_string(), name.get_name());
-        }
     }
 }

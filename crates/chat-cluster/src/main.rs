@@ -5,6 +5,7 @@ mod cli;
 mod master;
 mod migrate;
 mod node;
+mod option_values;
 mod signals;
 mod telemetry;
 mod worker;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Worker) => worker::run(),
         Some(cli::Command::Migrate(what)) => migrate::run(&what),
         None => match master::Settings::new(&cli.options) {
-            Ok(settings) => master::run(settings),
+            Ok(settings) => master::run(settings, &cli.options),
             Err(error) => {
                 eprintln!("chat-cluster: {error}");
                 return ExitCode::from(USAGE);

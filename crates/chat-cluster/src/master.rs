@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Context;
 use chat_worker::Backend;
@@ -27,47 +26,7 @@ pub(crate) struct Settings {
     runtime_dir: PathBuf,
     node_name: String,
     advertise: Option<SocketAddr>,
-    entrance: Entrance,
     worker: WorkerSettings,
-}
-
-/// How connections come in.
-#[derive(Debug)]
-struct Entrance {
-    tls: bool,
-    proxy_protocol: bool,
-    trusted_proxies: TrustedProxies,
-    affinity_cookie: Option<String>,
-    head_time: Duration,
-    head_max: usize,
-    max_connections: Option<u64>,
-    max_connections_per_address: Option<u32>,
-}
-
-impl Entrance {
-    fn new(options: &Options) -> Entrance {
-        Entrance {
-            tls: options.tls_cert.is_some(),
-            proxy_protocol: options.proxy_protocol,
-            trusted_proxies: TrustedProxies::new(options.trusted_proxy.iter().copied()),
-            affinity_cookie: options.affinity_cookie.clone(),
-            head_time: options.head_timeout,
-            head_max: options.max_head as usize,
-            max_connections: options.max_connections,
-            max_connections_per_address: options.max_connections_per_address,
-        }
-    }
-
-    fn apply(self, config: &mut MasterConfig) {
-        config.tls = self.tls;
-        config.proxy_protocol = self.proxy_protocol;
-        config.trusted_proxies = self.trusted_proxies;
-        config.affinity_cookie = self.affinity_cookie;
-        config.head_time = self.head_time;
-        config.head_max = self.head_max;
-        config.max_connections = self.max_connections;
-        config.max_connections_per_address = self.max_connections_per_address;
-    }
 }
 
 impl Settings {
@@ -86,19 +45,19 @@ impl Settings {
             balance: options.balance.into(),
             runtime_dir: options.runtime_dir(),
             advertise,
-            entrance: Entrance::new(options),
             worker,
         })
     }
 }
 
 /// Runs until a signal asks it to stop.
-pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
+pub(crate) fn run(mut settings: Settings, options: &Options) -> anyhow::Result<()> {
     telemetry::start(settings.worker.log_format, settings.worker.log_level);
     // Workers would only find the same mistakes, N times.
     let chat = settings
         .worker
         .chat(&settings.runtime_dir, "master".to_owned())?;
+    settings.worker.check_serving()?;
     let node = settings.node()?;
     let known = node.as_ref().and_then(Memory::number);
     let register = settings.worker.register(known).transpose()?;
@@ -116,7 +75,7 @@ pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
         command,
     );
     config.balance = settings.balance;
-    settings.entrance.apply(&mut config);
+    set_entrance(&mut config, options);
     if node.is_some() {
         config.node = None;
         config.relay = settings.advertise;
@@ -125,6 +84,18 @@ pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
     let span = tracing::info_span!("master");
     let _inside = span.enter();
     block_on(serve(config, chat.backend, node.zip(register)))
+}
+
+/// How connections come in.
+fn set_entrance(config: &mut MasterConfig, options: &Options) {
+    config.tls = options.tls_cert.is_some();
+    config.proxy_protocol = options.proxy_protocol;
+    config.trusted_proxies = TrustedProxies::new(options.trusted_proxy.iter().copied());
+    config.affinity_cookie.clone_from(&options.affinity_cookie);
+    config.head_time = options.head_timeout;
+    config.head_max = options.max_head as usize;
+    config.max_connections = options.max_connections;
+    config.max_connections_per_address = options.max_connections_per_address;
 }
 
 impl Settings {

@@ -118,7 +118,6 @@ impl Serving {
         }
     }
 
-    /// Finds mistakes before anything is started. The error is one line.
     fn check(&self) -> anyhow::Result<()> {
         if let Some(files) = self.tls_files() {
             files.check()?;
@@ -195,8 +194,13 @@ impl WorkerSettings {
         config.max_payload = self.max_payload;
         config.max_buffered = self.max_buffered;
         config.check()?;
-        self.serving.check()?;
         Ok(config)
+    }
+
+    /// Finds mistakes in how connections are to be served before anything is
+    /// started. The error is one line.
+    pub(crate) fn check_serving(&self) -> anyhow::Result<()> {
+        self.serving.check()
     }
 
     /// The register of nodes, with Redis. The error is one line.

@@ -125,17 +125,20 @@ fn address(entry: &[u8]) -> Option<SocketAddr> {
 /// The `for` of one element, `for="[2001:db8::1]:80";proto=https`.
 fn for_address(element: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(element).ok()?;
-    let value = text.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("for")
-            .then(|| value.trim())
+    address(parameter(text, "for")?.as_bytes())
+}
+
+/// The value of a parameter of one element of `Forwarded`, without its quotes.
+pub fn parameter<'e>(element: &'e str, name: &str) -> Option<&'e str> {
+    let value = element.split(';').find_map(|pair| {
+        let (found, value) = pair.split_once('=')?;
+        let is_named = found.trim().eq_ignore_ascii_case(name);
+        is_named.then(|| value.trim())
     })?;
     let unquoted = value
         .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(value);
-    address(unquoted.as_bytes())
+        .and_then(|rest| rest.strip_suffix('"'));
+    Some(unquoted.unwrap_or(value))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! page, the runtime directory, who is trusted to name a client, how nodes greet
 //! each other and the keys of TLS tickets. Knows no chat, and runs no loops.
 
+pub mod cookies;
+pub mod exhaustion;
 pub mod forwarded;
 pub mod handoff;
 pub mod handoff_channel;

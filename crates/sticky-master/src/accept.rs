@@ -5,12 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::exhaustion::is_exhaustion;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::client_socket::{ClientSocket, Sight};
 use crate::cluster::Cluster;
-use crate::listener::{self, Listener};
+use crate::listener::Listener;
 
 /// When descriptors are used up, accepting pauses that long: connections wait
 /// in the kernel's backlog meanwhile.
@@ -30,7 +31,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, listener: Arc<Listener>, permits:
                 let socket = ClientSocket::new(fd, peer, listener.entrance(), permit);
                 receive(&cluster, socket);
             }
-            Err(error) if listener::is_exhaustion(&error) => {
+            Err(error) if is_exhaustion(&error) => {
                 if !exhausted {
                     tracing::error!(%error, address = %listener.address(), "cannot accept; pausing");
                 }

@@ -143,7 +143,7 @@ impl Listener {
 
     /// The next connection and its address. Safe to cancel. An error may be of
     /// the one connection or of this process (no descriptors): see
-    /// [`is_exhaustion`].
+    /// [`common::exhaustion`].
     pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         loop {
             let mut ready = self.socket.readable().await?;
@@ -211,17 +211,6 @@ fn is_stale(path: &Path, address: &SockAddr) -> bool {
     let probe =
         Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| socket.connect(address));
     matches!(probe, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Whether an accept error is this process's, so that going on at once would
-/// only spin.
-pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    matches!(
-        errno,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    )
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 
+use common::cookies::cookies;
 use common::sid_tag::SidTag;
 use httparse::Header;
 
@@ -84,14 +85,9 @@ fn claim_of(request: &httparse::Request<'_, '_>, reading: &Reading) -> Claim {
 /// The worker that the affinity cookie names.
 fn affinity(headers: &[Header<'_>], reading: &Reading) -> Option<SidTag> {
     let name = reading.affinity_cookie.as_deref()?;
-    let value = values(headers, "cookie").find_map(|cookies| {
-        let cookies = std::str::from_utf8(cookies).ok()?;
-        cookies.split(';').find_map(|cookie| {
-            let (found, value) = cookie.trim().split_once('=')?;
-            (found == name).then_some(value)
-        })
-    });
-    SidTag::decode_bare(value?)
+    let mut cookies = values(headers, "cookie").flat_map(cookies);
+    let (_, value) = cookies.find(|(found, _)| *found == name)?;
+    SidTag::decode_bare(value)
 }
 
 /// The peer, or who trusted proxies say it speaks for.

@@ -25,7 +25,6 @@ pub(crate) struct ClientStream {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs while a client that was asked to return finishes its upgrade.
     upgrade_wait: Option<Pin<Box<Sleep>>>,
-    cut: bool,
 }
 
 impl ClientStream {
@@ -43,7 +42,6 @@ impl ClientStream {
             write_deadline,
             stalled: None,
             upgrade_wait: None,
-            cut: false,
         }
     }
 
@@ -75,28 +73,6 @@ impl ClientStream {
         self.watched(cx, written)
     }
 
-    /// Nothing more is written, and what the system still has is not sent.
-    fn cut(&mut self) {
-        if std::mem::replace(&mut self.cut, true) {
-            return;
-        }
-        if let Some(tcp) = self.socket.tcp() {
-            // A reset at close: the kernel need not keep what nobody reads.
-            let _ = tcp.set_zero_linger();
-        }
-        let state = self.state();
-        tracing::debug!(stream = state.id, peer = ?state.origin.peer, "client does not read: cut");
-        state.stalled();
-    }
-
-    /// Whether writes fail now.
-    fn is_cut(&mut self) -> bool {
-        if self.state().is_cut() {
-            self.cut();
-        }
-        self.cut
-    }
-
     /// Puts the deadline on a write, or on a flush or shutdown, which pend with
     /// TLS only.
     fn watched<T>(
@@ -117,8 +93,19 @@ impl ClientStream {
             return Poll::Pending;
         }
         self.stalled = None;
-        self.cut();
+        self.state().stalled();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if self.state().is_cut()
+            && let Some(tcp) = self.socket.tcp()
+        {
+            // A reset: the kernel need not keep what nobody reads.
+            let _ = tcp.set_zero_linger();
+        }
     }
 }
 
@@ -153,7 +140,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_cut() {
+        if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
@@ -165,7 +152,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_cut() {
+        if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
@@ -177,7 +164,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_cut() {
+        if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
@@ -185,7 +172,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_cut() {
+        if self.state().is_cut() {
             return Poll::Ready(Ok(()));
         }
         let shut = Pin::new(&mut self.socket).poll_shutdown(cx);

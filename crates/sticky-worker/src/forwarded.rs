@@ -4,7 +4,8 @@
 
 use std::net::SocketAddr;
 
-use common::forwarded::TrustedProxies;
+use common::cookies::cookies;
+use common::forwarded::{TrustedProxies, parameter};
 use http::HeaderMap;
 use http::header::{COOKIE, FORWARDED, HeaderName};
 
@@ -40,7 +41,10 @@ pub(crate) fn scheme(
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let said = match text(X_FORWARDED_PROTO) {
         Some(list) => list.split(',').next().map(str::trim),
-        None => text(FORWARDED).and_then(forwarded_proto),
+        // Of the first element: what the client itself spoke.
+        None => text(FORWARDED)
+            .and_then(|list| list.split(',').next())
+            .and_then(|first| parameter(first, "proto")),
     };
     match said {
         Some(proto) if proto.eq_ignore_ascii_case("https") => ClientScheme::Https,
@@ -49,25 +53,13 @@ pub(crate) fn scheme(
     }
 }
 
-/// The `proto` of the first element: what the client itself spoke.
-fn forwarded_proto(list: &str) -> Option<&str> {
-    let first = list.split(',').next()?;
-    first.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        let is_proto = name.trim().eq_ignore_ascii_case("proto");
-        is_proto.then(|| value.trim().trim_matches('"'))
-    })
-}
-
 /// Whether the client has that cookie with that value.
 pub(crate) fn has_cookie(headers: &HeaderMap, name: &str, value: &str) -> bool {
-    headers
+    let mut cookies = headers
         .get_all(COOKIE)
         .into_iter()
-        .filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .any(|found| found == (name, value))
+        .flat_map(|header| cookies(header.as_bytes()));
+    cookies.any(|found| found == (name, value))
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use common::exhaustion::is_exhaustion;
 use common::runtime_dir::RuntimeDir;
 use common::sid_tag::SidTag;
-use common::tally_line::LINE_INTERVAL;
 use common::worker_id::NodeId;
 use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
 use http::{Request, Response, StatusCode};
@@ -17,9 +17,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use crate::board::Board;
 use crate::client_stream::ClientStream;
@@ -72,10 +71,10 @@ impl Relay {
         if !websocket {
             remove_hop_headers(request.headers_mut());
         }
-        let remote = self.remote(owner).await.ok_or(Refusal::SessionUnknown)?;
+        let way = self.way(owner).await.ok_or(Refusal::SessionUnknown)?;
         let exchanged = tokio::select! {
-            exchanged = self.exchange(owner, remote, stream, line, request) => exchanged,
-            () = self.gone(owner, remote) => Err(RelayError::NodeGone),
+            exchanged = self.exchange(owner, way, stream, line, request) => exchanged,
+            () = self.gone(owner, way) => Err(RelayError::NodeGone),
         };
         match exchanged {
             Ok(mut response) => {
@@ -85,7 +84,7 @@ impl Relay {
                     let owner_side = hyper::upgrade::on(&mut response);
                     stream.upgrade_began(self.upgrade_timeout);
                     stream.became_websocket(|| ());
-                    let gone = self.gone(owner, remote);
+                    let gone = self.gone(owner, way);
                     let open = OpenRelay::new(&self.board);
                     tokio::spawn(async move {
                         let _open = open;
@@ -104,25 +103,25 @@ impl Relay {
         }
     }
 
-    /// Where an owner on another node is called: `Some(None)` for one of this
-    /// node, nothing for one that cannot be called.
-    async fn remote(&self, owner: SidTag) -> Option<Option<SocketAddr>> {
+    /// How an owner is reached; nothing for one that cannot be called.
+    async fn way(&self, owner: SidTag) -> Option<Way<'_>> {
         if owner.node == self.node {
-            return Some(None);
+            return Some(Way::Here);
         }
-        self.secret.as_ref()?;
-        self.nodes.find(owner.node).await.map(Some)
+        let secret = self.secret.as_ref()?;
+        let address = self.nodes.find(owner.node).await?;
+        Some(Way::There { address, secret })
     }
 
-    /// Resolves when a remote owner's node is known to be gone.
-    fn gone(
-        &self,
-        owner: SidTag,
-        remote: Option<SocketAddr>,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    /// Resolves when the owner's node is known to be gone, if it is another one.
+    fn gone(&self, owner: SidTag, way: Way<'_>) -> impl Future<Output = ()> + Send + use<> {
         let nodes = self.nodes.clone();
+        let address = match way {
+            Way::Here => None,
+            Way::There { address, .. } => Some(address),
+        };
         async move {
-            match remote {
+            match address {
                 Some(address) => nodes.gone(owner.node, address).await,
                 None => std::future::pending().await,
             }
@@ -132,13 +131,13 @@ impl Relay {
     async fn exchange(
         &self,
         owner: SidTag,
-        remote: Option<SocketAddr>,
+        way: Way<'_>,
         stream: &StreamState,
         line: &RelayLine,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, RelayError> {
         let (sender, response) = match line.take(owner) {
-            None => self.exchange_anew(owner, remote, stream, request).await?,
+            None => self.exchange_anew(owner, way, stream, request).await?,
             Some(mut sender) => match sender.try_send_request(request).await {
                 Ok(response) => {
                     self.board.relayed();
@@ -146,7 +145,7 @@ impl Relay {
                 }
                 // The owner closed it just now, and has seen nothing.
                 Err(mut error) => match error.take_message() {
-                    Some(request) => self.exchange_anew(owner, remote, stream, request).await?,
+                    Some(request) => self.exchange_anew(owner, way, stream, request).await?,
                     None => return Err(error.into_error().into()),
                 },
             },
@@ -161,7 +160,7 @@ impl Relay {
     async fn exchange_anew(
         &self,
         owner: SidTag,
-        remote: Option<SocketAddr>,
+        way: Way<'_>,
         stream: &StreamState,
         request: Request<Incoming>,
     ) -> Result<(SendRequest<Incoming>, Response<Incoming>), RelayError> {
@@ -170,13 +169,13 @@ impl Relay {
             scheme: stream.origin.scheme,
         };
         let open = OpenRelay::new(&self.board);
-        let socket = match (remote, &self.secret) {
-            (Some(address), Some(secret)) => {
-                let called = call(address, secret, owner, preface);
+        let socket = match way {
+            Way::There { address, secret } => {
+                let called = remote_relay::call(address, secret, owner, preface);
                 let called = tokio::time::timeout(GREETING_TIME, called).await;
                 Socket::Called(called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
             }
-            _ => {
+            Way::Here => {
                 let mut unix = UnixStream::connect(self.dir.relay_socket(owner.worker)).await?;
                 unix.write_all(&preface.encode()).await?;
                 Socket::Unix(unix)
@@ -196,6 +195,18 @@ impl Relay {
     }
 }
 
+/// How the worker that owns a session is reached.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// By its relay socket: it is of this node.
+    Here,
+    /// At its node's address.
+    There {
+        address: SocketAddr,
+        secret: &'a ClusterSecret,
+    },
+}
+
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
     #[error("connecting to the owner: {0}")]
@@ -208,46 +219,11 @@ enum RelayError {
 
 impl RelayError {
     fn refusal(&self) -> Refusal {
-        let errno = match self {
-            RelayError::Connect(error) => Errno::from_io_error(error),
-            _ => None,
-        };
-        match errno {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                Refusal::Unavailable
-            }
+        match self {
+            RelayError::Connect(error) if is_exhaustion(error) => Refusal::Unavailable,
             _ => Refusal::SessionUnknown,
         }
     }
-}
-
-/// Once in a while: each request would say it again.
-fn secrets_differ(address: SocketAddr) {
-    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut said = SAID.lock().expect("never poisoned");
-    if said.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
-        *said = Some(Instant::now());
-        tracing::error!(%address, "a node does not know the cluster's secret");
-    }
-}
-
-/// A connection to a worker of another node, greeted.
-async fn call(
-    address: SocketAddr,
-    secret: &ClusterSecret,
-    owner: SidTag,
-    client: Preface,
-) -> io::Result<TcpStream> {
-    let mut tcp = TcpStream::connect(address).await?;
-    remote_relay::watch_over(&tcp)?;
-    remote_relay::ends_with_a_reset(&tcp)?;
-    let called = remote_relay::call(&mut tcp, secret, owner, client).await;
-    if let Err(error) = &called
-        && error.kind() == io::ErrorKind::PermissionDenied
-    {
-        secrets_differ(address);
-    }
-    called.map(|()| tcp)
 }
 
 /// Those of one connection only: a client's `close` must not become the

@@ -6,10 +6,13 @@
 //! [`common::relay_hello`] has the order of what is said.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use common::relay_hello::{self, NONCE_LENGTH, RelayHello};
 use common::sid_tag::SidTag;
+use common::tally_line::LINE_INTERVAL;
 use ring::digest;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,17 +29,10 @@ const PROOF_LENGTH: usize = digest::SHA256_OUTPUT_LEN;
 const PROBE_TIME: Duration = Duration::from_secs(5);
 const PROBES: u32 = 2;
 
-/// The caller's connections end with a reset. It closes first, and by then has
-/// its answer, or nobody wants one: nothing is lost, and its port is free at
-/// once. In `TIME_WAIT` they would be used up by some 500 connections a second.
-pub(crate) fn ends_with_a_reset(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_zero_linger()
-}
-
 /// Has the kernel find out soon that the other node is gone while nothing is
 /// said. What is on its way ends when the node is not listed any more, or by the
 /// deadline on writes.
-pub(crate) fn watch_over(tcp: &TcpStream) -> io::Result<()> {
+fn watch_over(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new()
@@ -46,9 +42,41 @@ pub(crate) fn watch_over(tcp: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)
 }
 
-/// The caller's side. Fails with `PermissionDenied` when the other side does
-/// not know the secret.
+/// Calls a worker of the node at `address`. Fails with `PermissionDenied` when
+/// that one does not know the secret.
 pub(crate) async fn call(
+    address: SocketAddr,
+    secret: &ClusterSecret,
+    owner: SidTag,
+    client: Preface,
+) -> io::Result<TcpStream> {
+    let mut tcp = TcpStream::connect(address).await?;
+    watch_over(&tcp)?;
+    // The caller closes first, and by then has its answer, or nobody wants one:
+    // with a reset nothing is lost, and the port is free at once. In `TIME_WAIT`
+    // they would be used up by some 500 connections a second.
+    tcp.set_zero_linger()?;
+    let greeted = greet(&mut tcp, secret, owner, client).await;
+    if let Err(error) = &greeted
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        secrets_differ(address);
+    }
+    greeted.map(|()| tcp)
+}
+
+/// Once in a while: each request would say it again.
+fn secrets_differ(address: SocketAddr) {
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut said = SAID.lock().expect("never poisoned");
+    if said.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
+        *said = Some(Instant::now());
+        tracing::error!(%address, "a node does not know the cluster's secret");
+    }
+}
+
+/// The caller's side.
+async fn greet(
     tcp: &mut TcpStream,
     secret: &ClusterSecret,
     owner: SidTag,
@@ -81,6 +109,7 @@ pub(crate) async fn answer(
     secret: &ClusterSecret,
     own: SidTag,
 ) -> io::Result<Origin> {
+    watch_over(tcp)?;
     let mut hello = [0; relay_hello::LENGTH];
     tcp.read_exact(&mut hello).await?;
     if RelayHello::decode(&hello).is_none_or(|hello| hello.owner != own) {
@@ -144,10 +173,9 @@ mod tests {
     #[tokio::test]
     async fn who_knows_the_secret_is_told_who_the_client_is_and_what_follows_is_left() {
         let (mut caller, mut owner) = pair().await;
-        watch_over(&caller).unwrap();
         let secret = secret("a secret of some length");
         let calling = async {
-            call(&mut caller, &secret, OWNER, client()).await.unwrap();
+            greet(&mut caller, &secret, OWNER, client()).await.unwrap();
             caller.write_all(b"GET").await.unwrap();
         };
         let (origin, ()) = tokio::join!(answer(&mut owner, &secret, OWNER), calling);
@@ -174,7 +202,7 @@ mod tests {
                 answered
             },
             async {
-                let called = call(&mut caller, &other, OWNER, client()).await;
+                let called = greet(&mut caller, &other, OWNER, client()).await;
                 drop(caller);
                 called
             }
@@ -218,7 +246,7 @@ mod tests {
             answered
         };
         let (answered, called) =
-            tokio::join!(answered, call(&mut caller, &secret, OWNER, client()));
+            tokio::join!(answered, greet(&mut caller, &secret, OWNER, client()));
         assert_eq!(answered.unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(called.is_err());
     }

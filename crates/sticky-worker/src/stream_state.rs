@@ -206,6 +206,7 @@ impl StreamState {
     /// The client does not read: its writes fail, too. Counted once.
     pub(crate) fn stalled(&self) {
         if self.leave.swap(CUT, SeqCst) != CUT {
+            tracing::debug!(stream = self.id, peer = ?self.origin.peer, "client does not read: cut");
             self.board.stalled();
         }
         self.reader.wake();

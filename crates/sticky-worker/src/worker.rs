@@ -379,20 +379,12 @@ impl<S: Application> Server<S> {
         let server = self.clone();
         tokio::spawn(async move {
             let own = server.layer.own;
-            let answered = remote_relay::watch_over(&tcp);
-            let answered = match answered {
-                Ok(()) => {
-                    let answer = remote_relay::answer(&mut tcp, &secret, own);
-                    let answer = tokio::time::timeout(server.greeting_time, answer);
-                    tokio::select! {
-                        answered = answer => {
-                            answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-                        }
-                        () = server.leaves() => return,
-                    }
-                }
-                Err(error) => Err(error),
+            let answer = remote_relay::answer(&mut tcp, &secret, own);
+            let answered = tokio::select! {
+                answered = tokio::time::timeout(server.greeting_time, answer) => answered,
+                () = server.leaves() => return,
             };
+            let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             match answered {
                 // Another entry than the one above, which does not know the client.
                 Ok(origin) => {
