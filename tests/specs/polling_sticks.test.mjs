@@ -7,6 +7,7 @@ import { WebSocket } from 'ws';
 import { ChatUser } from '../harness/client.mjs';
 import { startCluster } from '../harness/cluster.mjs';
 import { request } from '../harness/http.mjs';
+import { allHeardNeighbours, logInAll, sendToNext } from '../harness/neighbours.mjs';
 import { POLLING, PollingSession, readTag } from '../harness/polling_session.mjs';
 import { RawConnection } from '../harness/raw_connection.mjs';
 import { inParallel, until, within } from '../harness/wait.mjs';
@@ -35,23 +36,11 @@ test('sessions that share keep-alive connections work, and the connections stay 
     connections.add(session.localPort);
     sessions.push(session);
   }
+  await logInAll(sessions, 4);
   await inParallel(sessions, 4, async (session, n) => {
-    session.user = await session.logIn(`sharer ${n}`);
+    for (let message = 0; message < 3; message += 1) await sendToNext(sessions, n, message);
   });
-  await inParallel(sessions, 4, async (session, n) => {
-    const to = sessions[(n + 1) % sessions.length].user.userID;
-    for (let message = 0; message < 3; message += 1) {
-      const ack = await session.call(message, 'private message', { content: `${n}:${message}`, to });
-      assert.equal(ack.ok, true);
-    }
-  });
-  await inParallel(sessions, 4, async (session, n) => {
-    const from = (n + sessions.length - 1) % sessions.length;
-    for (let message = 0; message < 3; message += 1) {
-      const [, { content }] = JSON.parse((await session.packet('42["private message"')).slice(2));
-      assert.equal(content, `${from}:${message}`);
-    }
-  });
+  await allHeardNeighbours(sessions, 3, 4);
   for (const session of sessions) {
     const answer = await request(cluster, session.path, { agent, method: 'POST', body: '1' });
     connections.add(answer.localPort);

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import http from 'node:http';
 import { test } from 'node:test';
 import { startCluster } from '../harness/cluster.mjs';
+import { allHeardNeighbours, logInAll, sendToNext } from '../harness/neighbours.mjs';
 import { PollingSession } from '../harness/polling_session.mjs';
 import { inParallel } from '../harness/wait.mjs';
 
@@ -37,28 +38,15 @@ for (const balance of ['round-robin', 'least-connection']) {
     const ports = new Set(agent.opened.map(({ localPort }) => localPort));
     assert.equal(ports.size, CONNECTIONS);
 
-    await inParallel(sessions, CONNECTIONS, async (session, n) => {
-      session.user = await session.logIn(`sharer ${n}`);
-    });
+    await logInAll(sessions, CONNECTIONS);
     // The first message of everybody, then the second of everybody: neighbours on a connection are never of one
     // session. What a session does it does in order all the same, as a client would.
     const tasks = Array.from({ length: MESSAGES }, (_, message) => sessions.map((session, n) => ({ session, n, message }))).flat();
     await inParallel(tasks, CONNECTIONS, ({ session, n, message }) => {
-      const to = sessions[(n + 1) % SESSIONS].user.userID;
-      const send = async () => {
-        const ack = await session.call(message, 'private message', { content: `${n}:${message}`, to });
-        assert.equal(ack.ok, true, JSON.stringify(ack));
-      };
-      session.last = (session.last ?? Promise.resolve()).then(send);
+      session.last = (session.last ?? Promise.resolve()).then(() => sendToNext(sessions, n, message));
       return session.last;
     });
-    await inParallel(sessions, CONNECTIONS, async (session, n) => {
-      const from = (n + SESSIONS - 1) % SESSIONS;
-      for (let message = 0; message < MESSAGES; message += 1) {
-        const [, { content }] = JSON.parse((await session.packet('42["private message"')).slice(2));
-        assert.equal(content, `${from}:${message}`);
-      }
-    });
+    await allHeardNeighbours(sessions, MESSAGES, CONNECTIONS);
     await inParallel(sessions, CONNECTIONS, (session) => session.close());
 
     assert.equal(agent.opened.length, CONNECTIONS, 'no connection was opened in place of another');

@@ -16,6 +16,7 @@ import { request } from '../harness/http.mjs';
 import { Load } from '../harness/load.mjs';
 import { replaceMaster } from '../harness/next_master.mjs';
 import { NO_OPENSSL } from '../harness/openssl.mjs';
+import { allHeardNeighbours, logInAll, sendToNext } from '../harness/neighbours.mjs';
 import { POLLING, PollingSession, readTag } from '../harness/polling_session.mjs';
 import { RawConnection } from '../harness/raw_connection.mjs';
 import { askForWebSocket } from '../harness/raw_websocket.mjs';
@@ -100,23 +101,11 @@ describe('TLS', { skip: NO_OPENSSL }, () => {
       for (let n = 0; n < 12; n += 1) sessions.push(await PollingSession.open(cluster, { agent: n < 4 ? false : agent }));
       assert.equal(new Set(sessions.map((session) => session.worker)).size, 4);
       for (const session of sessions) session.options = { agent };
+      await logInAll(sessions, 4);
       await inParallel(sessions, 4, async (session, n) => {
-        session.user = await session.logIn(`sharer ${n}`);
+        for (let message = 0; message < 3; message += 1) await sendToNext(sessions, n, message);
       });
-      await inParallel(sessions, 4, async (session, n) => {
-        const to = sessions[(n + 1) % sessions.length].user.userID;
-        for (let message = 0; message < 3; message += 1) {
-          const ack = await session.call(message, 'private message', { content: `${n}:${message}`, to });
-          assert.equal(ack.ok, true);
-        }
-      });
-      await inParallel(sessions, 4, async (session, n) => {
-        const from = (n + sessions.length - 1) % sessions.length;
-        for (let message = 0; message < 3; message += 1) {
-          const [, { content }] = JSON.parse((await session.packet('42["private message"')).slice(2));
-          assert.equal(content, `${from}:${message}`);
-        }
-      });
+      await allHeardNeighbours(sessions, 3, 4);
       for (const session of sessions) {
         const answer = await request(cluster, session.path, { agent, method: 'POST', body: '1' });
         connections.add(answer.localPort);
