@@ -5,7 +5,8 @@
 //! `STUB_SLEEPS=N`: worker N registers but never takes a socket.
 //! `STUB_DIES=1`: exits with code 3 before it registers.
 //! `STUB_HOLDS=1`: takes its id and never registers.
-//! `STUB_LEAVES=N`: worker N says that it leaves, and then does not.
+//! `STUB_LEAVES=N`: worker N says that it leaves, serves what it is given, and
+//! stays, whatever it is told.
 //! `STUB_LOSES=N`: worker N has no descriptor left for any socket.
 
 use std::io;
@@ -44,6 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     board.fd_headroom.store(1000, SeqCst);
     let told = |name| std::env::var(name).is_ok_and(|id| id == worker.to_string());
     let (sleeps, loses) = (told("STUB_SLEEPS"), told("STUB_LOSES"));
+    let leaves = told("STUB_LEAVES");
     // A worker that loses its master serves on and waits for the next, but not
     // for ever.
     for _ in 0..500 {
@@ -61,9 +63,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             balanced_received: board.settled.load(SeqCst),
         };
         channel.send(&Packet::Hello(hello), &[page.as_fd()]).await?;
-        if told("STUB_LEAVES") {
+        if leaves {
             channel.send(&Packet::Leaving, &[]).await?;
-            std::future::pending::<()>().await;
         }
         if sleeps {
             std::future::pending::<()>().await;
@@ -86,7 +87,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                         tokio::spawn(serve(board.clone(), worker, info, fd));
                     }
                 }
-                Packet::Retire | Packet::Drain { .. } => return Ok(()),
+                Packet::Retire | Packet::Drain { .. } if !leaves => return Ok(()),
                 _ => {}
             }
         }
