@@ -1,4 +1,4 @@
-//! The HTTP routes: health, the client's bundle, Socket.IO.
+//! The HTTP routes: the page, log-in, health, the client's bundle, Socket.IO.
 
 use std::sync::Arc;
 
@@ -11,10 +11,8 @@ use redis_adapter::Bus;
 
 use crate::client_bundle;
 use crate::origin::{self, AllowedOrigins};
+use crate::page;
 use crate::store::{Health, Store};
-
-const ABOUT: &str = "This is chat-cluster, a Socket.IO chat server. Connect a Socket.IO client to \
-this address; /healthz says whether it can work, and /socket.io/socket.io.js is the client.\n";
 
 /// What health depends on.
 #[derive(Clone)]
@@ -24,12 +22,18 @@ pub(crate) struct Vitals {
 }
 
 /// All routes, with the origin rules around them.
-pub(crate) fn routes(socket_io: Router, vitals: Vitals, origins: AllowedOrigins) -> Router {
+pub(crate) fn routes(
+    socket_io: Router,
+    login: Router,
+    vitals: Vitals,
+    origins: AllowedOrigins,
+) -> Router {
     Router::new()
-        .route("/", get(async || ABOUT))
         .route("/healthz", get(healthz).with_state(vitals))
         .merge(socket_io)
         .merge(client_bundle::routes())
+        .merge(page::routes())
+        .merge(login)
         // Outermost: socketioxide answers a preflight with an error.
         .layer(middleware::from_fn_with_state(
             Arc::new(origins),

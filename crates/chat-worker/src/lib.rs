@@ -27,10 +27,14 @@ pub mod chat;
 mod client_bundle;
 mod config;
 pub mod data_dir;
+mod embedded_file;
 mod http;
+mod login_routes;
+mod login_session;
 pub mod migrate;
 pub mod nodes;
 mod origin;
+mod page;
 mod redis_url;
 mod sockets;
 pub mod store;
@@ -121,19 +125,21 @@ impl Chat {
             config.ping_timeout,
             config.max_payload,
         );
+        let login = login_routes::routes(sockets.clone());
         let background = vec![
             tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
             tokio::spawn(sockets::keep_caught_up(sockets.clone())).abort_handle(),
         ];
         Ok(Self {
             sockets,
-            router: http::routes(socket_io, vitals, origins),
+            router: http::routes(socket_io, login, vitals, origins),
             background,
             _data_dir: data_dir,
         })
     }
 
-    /// The HTTP service: Socket.IO at `/socket.io/`, the client's bundle beside it, `/healthz`.
+    /// The HTTP service: the page at `/`, `/login` and `/logout`, Socket.IO at `/socket.io/`, the
+    /// client's bundle beside it, `/healthz`.
     ///
     /// Requests may carry `sticky_worker::ClientHandle` (without it, a client is left alone when
     /// the store is away) and `sticky_worker::ClientScheme` (without it, plain HTTP is assumed).

@@ -1,7 +1,8 @@
 //! Copies an embedded store into a Redis: sessions and messages, with what is left of their time.
 //!
 //! Safe to be run again: a session that is there stays as it is, and a message that is there is not
-//! added a second time, so what an interrupted run left is completed.
+//! added a second time, so what an interrupted run left is completed. A lobby in which something was
+//! said already stays as it is.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,12 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, RedisResult, Script};
 
+use crate::chat::lobby::Line;
 use crate::chat::message::Message;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::redis_url::RedisUrl;
-use crate::store::Session;
-use crate::store::redis::DEDUPE_WINDOW;
-use crate::store::sqlite::{DatabaseError, Expiring, Export, Log, Mark};
+use crate::store::redis::{DEDUPE_WINDOW, LOBBY_LOG};
+use crate::store::sqlite::{DatabaseError, Expiring, Export, Known, Log, Mark};
 
 /// Messages of one command.
 const CHUNK: usize = 200;
@@ -39,12 +40,19 @@ redis.call('RENAME', KEYS[2], KEYS[1])
 redis.call('PEXPIRE', KEYS[1], math.max(left, tonumber(ARGV[2])))
 return 1";
 
-/// KEYS: session. ARGV: user, name, TTL ms.
+/// KEYS: session. ARGV: user, name, TTL ms, the user's field.
 const ADD_SESSION: &str = "
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'userID', ARGV[1], 'username', ARGV[2], 'connected', 'false')
+redis.call('HSET', KEYS[1], ARGV[4], ARGV[1], 'username', ARGV[2], 'connected', 'false')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1";
+
+/// KEYS: list. ARGV: TTL ms, entries. Returns how many were added.
+const ADD_LOBBY: &str = "
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for i = 2, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return #ARGV - 1";
 
 /// What to copy, and where to.
 #[derive(Debug, Clone)]
@@ -66,7 +74,8 @@ pub struct Progress {
     pub users: Part,
     /// Sessions copied.
     pub sessions_added: u64,
-    /// Entries added to users' lists: two for a message, one for each side.
+    /// Entries added to lists: two for a private message, one for each side; one for a message of
+    /// the lobby.
     pub entries_added: u64,
     /// Sessions and entries that were there already.
     pub present: u64,
@@ -142,7 +151,7 @@ pub async fn migrate(
     loop {
         let sessions = export.sessions(&after)?;
         let Some(last) = sessions.last() else { break };
-        after.clone_from(&last.value.id);
+        after.clone_from(&last.value.session.id);
         progress.sessions.done += sessions.len() as u64;
         target
             .add_sessions(&sessions, &mut progress)
@@ -150,6 +159,11 @@ pub async fn migrate(
             .map_err(failed)?;
         tell(&progress);
     }
+    let lobby = export.lobby()?;
+    target
+        .add_lobby(&lobby, &mut progress)
+        .await
+        .map_err(failed)?;
     for log in &logs {
         target
             .add_messages(&export, log, &mut progress)
@@ -168,6 +182,7 @@ struct Target {
     connection: MultiplexedConnection,
     replace: Script,
     add_session: Script,
+    add_lobby: Script,
 }
 
 enum AddError {
@@ -199,6 +214,7 @@ impl Target {
                 .await?,
             replace: Script::new(REPLACE),
             add_session: Script::new(ADD_SESSION),
+            add_lobby: Script::new(ADD_LOBBY),
         })
     }
 
@@ -224,7 +240,7 @@ impl Target {
 
     async fn add_sessions(
         &mut self,
-        sessions: &[Expiring<Session>],
+        sessions: &[Expiring<Known>],
         progress: &mut Progress,
     ) -> RedisResult<()> {
         // All at once: a round trip for each would take its time where Redis is far away.
@@ -237,8 +253,11 @@ impl Target {
                 continue;
             }
             let command = commands.cmd("EVALSHA").arg(&script).arg(1);
-            let command = command.arg(format!("session:{}", value.id));
-            command.arg(&value.user).arg(&value.name).arg(left);
+            let Known { session, ended } = value;
+            let field = if *ended { "ended" } else { "userID" };
+            let command = command.arg(format!("session:{}", session.id));
+            let command = command.arg(&session.user).arg(&session.name);
+            command.arg(left).arg(field);
         }
         if commands.is_empty() {
             return Ok(());
@@ -247,6 +266,25 @@ impl Target {
         let new = added.iter().filter(|added| **added).count();
         progress.sessions_added += new as u64;
         progress.present += (added.len() - new) as u64;
+        Ok(())
+    }
+
+    async fn add_lobby(
+        &mut self,
+        lobby: &Expiring<Vec<Line>>,
+        progress: &mut Progress,
+    ) -> RedisResult<()> {
+        if lobby.value.is_empty() {
+            return Ok(());
+        }
+        let mut call = self.add_lobby.key(LOBBY_LOG);
+        call.arg((lobby.left.as_millis() as u64).max(1));
+        for line in &lobby.value {
+            call.arg(line.to_json());
+        }
+        let added: u64 = call.invoke_async(&mut self.connection).await?;
+        progress.entries_added += added;
+        progress.present += lobby.value.len() as u64 - added;
         Ok(())
     }
 

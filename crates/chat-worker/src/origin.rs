@@ -1,7 +1,8 @@
 //! Which web pages may use this server: the rules (pure), and the layer that applies them.
 //!
-//! Browsers let any page open a WebSocket to any host, so a handshake of a page that is neither
-//! this host's own nor allowed is refused. Programs that are no browsers send no `Origin`.
+//! Browsers let any page open a WebSocket to any host, and post a form to it, so a handshake or a
+//! log-in of a page that is neither this host's own nor allowed is refused. Programs that are no
+//! browsers send no `Origin`.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
-    CONTENT_TYPE, HOST, ORIGIN, VARY,
+    CONTENT_TYPE, COOKIE, HOST, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use sticky_worker::ClientScheme;
@@ -43,17 +44,21 @@ impl AllowedOrigins {
         Ok(allowed)
     }
 
+    /// Whether a page of `origin` may be somebody who is logged in: `*` alone is no reason.
+    fn trusts(&self, origin: &str, scheme: &str, host: Option<&str>) -> bool {
+        self.lists(origin)
+            || host.is_some_and(|host| {
+                normal(origin).is_some_and(|o| Some(o) == normal(&format!("{scheme}://{host}")))
+            })
+    }
+
     fn lists(&self, origin: &str) -> bool {
         normal(origin).is_some_and(|origin| self.listed.contains(&origin))
     }
 
     /// Whether a page of `origin` may open a session at `host` over `scheme`.
     fn permits(&self, origin: &str, scheme: &str, host: Option<&str>) -> bool {
-        self.any
-            || self.lists(origin)
-            || host.is_some_and(|host| {
-                normal(origin).is_some_and(|o| Some(o) == normal(&format!("{scheme}://{host}")))
-            })
+        self.any || self.trusts(origin, scheme, host)
     }
 }
 
@@ -81,7 +86,7 @@ fn normal(origin: &str) -> Option<String> {
 /// allowed page may read.
 pub(crate) async fn layer(
     State(allowed): State<Arc<AllowedOrigins>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let Some(origin) = request.headers().get(ORIGIN).cloned() else {
@@ -89,16 +94,18 @@ pub(crate) async fn layer(
     };
     // What is no text is no origin of anybody.
     let text = origin.to_str().unwrap_or("null");
-    if is_handshake(&request) {
-        let host = request
-            .headers()
-            .get(HOST)
-            .and_then(|host| host.to_str().ok());
-        if !allowed.permits(text, scheme(&request), host) {
-            tracing::debug!(origin = text, "refused a handshake of a foreign origin");
+    if opens_a_session(&request) {
+        let host = request.headers().get(HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        let scheme = scheme(&request);
+        if !allowed.permits(text, scheme, host) {
+            tracing::debug!(origin = text, "refused a request of a foreign origin");
             let body = r#"{"code":4,"message":"Forbidden"}"#;
             let json = [(CONTENT_TYPE, "application/json")];
             return (StatusCode::FORBIDDEN, json, body).into_response();
+        }
+        if !allowed.trusts(text, scheme, host) {
+            request.headers_mut().remove(COOKIE);
         }
     }
     let listed = allowed.lists(text);
@@ -146,7 +153,11 @@ fn preflight_answer(request: &HeaderMap) -> Response {
     response
 }
 
-/// A request that would open a session; later ones prove by their sid that they may.
+/// A handshake or a log-in. Later requests prove by their sid that they may.
+fn opens_a_session(request: &Request) -> bool {
+    is_handshake(request) || (request.uri().path() == "/login" && request.method() == Method::POST)
+}
+
 fn is_handshake(request: &Request) -> bool {
     let mut parameters = request.uri().query().unwrap_or_default().split('&');
     request.uri().path() == "/socket.io/"
@@ -156,7 +167,7 @@ fn is_handshake(request: &Request) -> bool {
 
 /// The scheme that the page sees. A proxy that ends TLS says so; a page cannot set that header on
 /// a WebSocket, nor elsewhere without a preflight.
-fn scheme(request: &Request) -> &'static str {
+pub(crate) fn scheme(request: &Request) -> &'static str {
     let forwarded = request.headers().get("x-forwarded-proto");
     let https = match forwarded.and_then(|value| value.to_str().ok()) {
         Some(value) => value.split(',').next().map(str::trim) == Some("https"),
@@ -214,6 +225,17 @@ mod tests {
                 "{origin} at {scheme} {host:?} with {allowed:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_page_that_only_the_star_allows_is_nobody_who_is_logged_in() {
+        let any = AllowedOrigins::parse(&["*"]).unwrap();
+        let both = AllowedOrigins::parse(&["*", "https://chat.example"]).unwrap();
+        let own = Some("own.example");
+        assert!(any.trusts("http://own.example", "http", own));
+        assert!(!any.trusts("http://evil.example", "http", own));
+        assert!(!any.trusts("null", "http", own));
+        assert!(both.trusts("https://chat.example", "http", own));
     }
 
     #[test]

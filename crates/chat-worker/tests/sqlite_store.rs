@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_worker::chat::history::PageRequest;
+use chat_worker::chat::lobby::{CHANNEL, NewLine};
 use chat_worker::chat::message::Message;
 use chat_worker::store::sqlite::{self, Durability, SqliteStore, SqliteStoreConfig};
 use chat_worker::store::{Announce, Health, Position, Store, StoreError};
@@ -310,6 +311,42 @@ async fn a_position_by_age_leaves_out_what_is_older_and_nothing_else() {
     }
     send(&store, "m4", "a", "b").await;
     assert_eq!(from(since.elapsed()).await, "m3 m4");
+}
+
+/// A database of the first version has neither a lobby nor ends of sessions.
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    sqlite::check(dir.path()).unwrap();
+    let first = "DROP TABLE lobby; ALTER TABLE sessions DROP COLUMN ended; PRAGMA user_version = 1;
+        INSERT INTO sessions (id, user, name, expires) VALUES ('s', 'u', 'Ada', 1 << 60);";
+    let database = Connection::open(dir.path().join("chat.db")).unwrap();
+    database.execute_batch(first).unwrap();
+    drop(database);
+    sqlite::check(dir.path()).unwrap();
+    let store = SqliteStore::start(config(dir.path()), Recorder::new()).unwrap();
+    let found = store.find_session("s").await.unwrap();
+    assert_eq!(found.map(|session| session.name), Some("Ada".to_owned()));
+    assert!(store.end_session("s").await.unwrap());
+    assert_eq!(store.find_session("s").await.unwrap(), None);
+    assert!(store.said().await.unwrap().lines.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_said_in_the_lobby_is_published_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = Recorder::new();
+    let store = SqliteStore::start(config(dir.path()), bus.clone()).unwrap();
+    let line = NewLine {
+        from: "u1".into(),
+        user: "ada".into(),
+        msg: "hi".into(),
+        id: "m1".into(),
+    };
+    let stored = store.say(line.clone()).await.unwrap();
+    store.say(line.clone()).await.unwrap();
+    let expected = (CHANNEL.to_owned(), line.stored(stored.at).to_json().into());
+    assert_eq!(*bus.published.lock().unwrap(), [expected]);
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ impl AdapterState {
             foreign_uid: random_uid(),
             max_flush: options.max_flush,
             namespaces: RwLock::default(),
+            listeners: RwLock::default(),
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
@@ -312,6 +313,22 @@ impl AdapterState {
         Ok(published?)
     }
 
+    /// Calls `act` with each message that is published on a channel of the application's own, by
+    /// whomever, this process included; the bus's [`watch_up`](Bus::watch_up) tells whether it is
+    /// heard. In the order of the channel, one at a time with everything else that the bus brings:
+    /// `act` must not block. A second listener of a channel replaces the first.
+    pub fn listen(&self, channel: &str, act: impl Fn(&Bytes) + Send + Sync + 'static) {
+        let mut listeners = self
+            .0
+            .listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.insert(channel.to_owned(), Arc::new(act));
+        drop(listeners);
+        // What is not confirmed in time stays wanted.
+        drop(self.0.bus.subscribe(vec![channel.to_owned()]));
+    }
+
     /// Resolves when messages may have been missed since the moment that it returns, and none is
     /// missed from now on: read the store. Each gap is told once, several at a time as one from
     /// the first on. Cancel safe.
@@ -350,6 +367,9 @@ impl AdapterState {
     }
 }
 
+/// What is done with each message on a channel of the application.
+type Listener = Arc<dyn Fn(&Bytes) + Send + Sync>;
+
 /// What namespaces hold of the state. Holds them weakly itself, so that a
 /// deleted namespace goes.
 pub(crate) struct Shared {
@@ -361,6 +381,7 @@ pub(crate) struct Shared {
     foreign_uid: String,
     pub(crate) max_flush: usize,
     namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
+    listeners: RwLock<HashMap<String, Listener>>,
     received: AtomicU64,
     malformed: AtomicU64,
     gaps: AtomicU64,
@@ -411,7 +432,19 @@ impl Shared {
         self.missed.notify_one();
     }
 
+    fn listener(&self, channel: &str) -> Option<Listener> {
+        let listeners = self
+            .listeners
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.get(channel).cloned()
+    }
+
     fn on_message(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
+        if let Some(act) = self.listener(channel) {
+            act(message);
+            return Ok(());
+        }
         // Before anything else: a broadcast that everybody hears comes back to its sender too.
         if broadcast::uid(message)? == self.uid.as_bytes() {
             return Ok(());

@@ -114,11 +114,7 @@ impl Draft {
         let id = match fields.remove("id") {
             None | Some(Value::Null) => None,
             Some(Value::String(id)) if is_id(&id) => Some(id),
-            Some(_) => {
-                return Err(Refusal::invalid(
-                    "id must be 1 to 64 characters of A-Z a-z 0-9 _ -",
-                ));
-            }
+            Some(_) => return Err(Refusal::bad_id()),
         };
         Ok(Self { content, to, id })
     }

@@ -2,6 +2,7 @@
 
 pub mod history;
 pub mod identity;
+pub mod lobby;
 pub mod message;
 pub mod reply;
 pub mod roster;

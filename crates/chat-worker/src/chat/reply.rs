@@ -31,6 +31,11 @@ impl Refusal {
         Self::new(Code::Invalid, message)
     }
 
+    /// The id is none.
+    pub fn bad_id() -> Self {
+        Self::invalid("id must be 1 to 64 characters of A-Z a-z 0-9 _ -")
+    }
+
     /// The content has more than `max` bytes.
     pub fn too_large(max: usize) -> Self {
         Self::new(Code::TooLarge, format!("content has more than {max} bytes"))

@@ -15,10 +15,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::connect::{cut, queued};
+use super::client::{cut, queued};
 use super::heard::Heard;
-use super::login::Hold;
-use super::{history, leave, login, private_message};
+use super::login::{Hold, Outcome};
+use super::session_sockets::end;
+use super::{history, leave, lobby, login, private_message};
 use crate::chat::reply::Refusal;
 use crate::store::{Position, Session, StoreError, StoreFuture};
 
@@ -47,6 +48,8 @@ const ACK_RETRY: Duration = Duration::from_millis(20);
 pub(super) enum Kind {
     PrivateMessage,
     Messages,
+    LobbyJoin,
+    LobbyChat,
 }
 
 pub(super) struct Event {
@@ -120,7 +123,7 @@ impl Event {
 }
 
 enum Job {
-    Login(Arc<Socket<Adapter>>, Hold),
+    Login(Arc<Socket<Adapter>>, Option<Hold>),
     Event(Event),
     Leave,
 }
@@ -141,6 +144,10 @@ struct Queue {
     running: bool,
     /// Whether the socket counts among its user's that are caught up after a gap.
     online: bool,
+    /// Whether the others in the lobby were told of the socket.
+    announced: bool,
+    /// Whether the session had ended when the socket came: what it sends is not dealt with.
+    ended: bool,
     /// Until the socket's end is dealt with.
     alive: Option<TaskTrackerToken>,
 }
@@ -155,6 +162,8 @@ impl Lane {
                 bytes: 0,
                 running: false,
                 online: false,
+                announced: false,
+                ended: false,
                 alive: Some(sockets.tasks.token()),
             }),
             sockets,
@@ -166,11 +175,21 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first job of a lane.
+    /// The first job of a lane of private messages.
     pub(super) fn login(self: &Arc<Self>, socket: Arc<Socket<Adapter>>) {
         // Now, not when the job runs: nothing may come before `session`.
         let hold = login::hold(self, &socket);
-        self.enqueue(self.queue(), Job::Login(socket, hold));
+        self.enqueue(self.queue(), Job::Login(socket, Some(hold)));
+    }
+
+    /// The first job of a lane in the lobby: there is nothing to be told first.
+    pub(super) fn enter(self: &Arc<Self>, socket: Arc<Socket<Adapter>>) {
+        self.enqueue(self.queue(), Job::Login(socket, None));
+    }
+
+    /// Whether the others in the lobby were not told of this socket yet; they are from now on.
+    pub(super) fn is_new_in_lobby(&self) -> bool {
+        !std::mem::replace(&mut self.queue().announced, true)
     }
 
     /// From now on the socket is to hear what is caught up after a gap: before the store is read for
@@ -223,8 +242,9 @@ impl Lane {
         while let Some(job) = self.next() {
             match job {
                 Job::Login(socket, hold) => {
-                    store_answers = login::run(&self, socket, hold).await;
+                    store_answers = self.log_in(socket, hold).await;
                 }
+                Job::Event(_) if self.queue().ended => {}
                 Job::Event(mut event) => {
                     // However large the answer: what waits before it is what counts.
                     if queued(&event.socket, 0) > self.sockets.max_buffered {
@@ -237,6 +257,8 @@ impl Lane {
                     store_answers = match event.kind {
                         Kind::PrivateMessage => private_message::run(&self, event).await,
                         Kind::Messages => history::run(&self, event).await,
+                        Kind::LobbyJoin => lobby::join(&self, event).await,
+                        Kind::LobbyChat => lobby::chat(&self, event).await,
                     };
                 }
                 Job::Leave => {
@@ -246,6 +268,19 @@ impl Lane {
                     leave::run(&self).await;
                     self.queue().alive = None;
                 }
+            }
+        }
+    }
+
+    /// Returns whether the store answered.
+    async fn log_in(self: &Arc<Self>, socket: Arc<Socket<Adapter>>, hold: Option<Hold>) -> bool {
+        match login::run(self, socket.clone(), hold).await {
+            Outcome::In => true,
+            Outcome::Failed => false,
+            Outcome::Ended => {
+                self.queue().ended = true;
+                end(socket);
+                true
             }
         }
     }

@@ -16,7 +16,7 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Socket;
 use tokio::time::Instant;
 
-use super::connect::{ask_to_return, queued};
+use super::client::{ask_to_return, queued};
 use super::lane::Lane;
 use crate::chat::message::Message;
 use crate::chat::roster::{Entry, roster};
@@ -67,36 +67,62 @@ pub(super) fn hold(lane: &Lane, socket: &Arc<Socket<Adapter>>) -> Hold {
     lane.sockets.adapter.hold(&socket, &[&lane.session.user])
 }
 
-/// Returns whether the socket is logged in.
-pub(super) async fn run(lane: &Arc<Lane>, socket: Arc<Socket<Adapter>>, mut held: Hold) -> bool {
+/// What became of a login.
+pub(super) enum Outcome {
+    /// The socket is in.
+    In,
+    /// It could not be let in in time, and was sent away, or has gone by itself.
+    Failed,
+    /// Its session has ended.
+    Ended,
+}
+
+/// Lets the socket in: with a hold, it is told the past first.
+pub(super) async fn run(
+    lane: &Arc<Lane>,
+    socket: Arc<Socket<Adapter>>,
+    mut held: Option<Hold>,
+) -> Outcome {
     let deadline = Instant::now() + PATIENCE;
+    let tells = held.is_some();
     loop {
-        let Err(error) = try_login(lane, &SocketRef::from(socket.clone()), held).await else {
-            return true;
+        let error = match try_login(lane, &SocketRef::from(socket.clone()), held).await {
+            Ok(true) => return Outcome::In,
+            Ok(false) => return Outcome::Ended,
+            Err(error) => error,
         };
         if !socket.connected() {
-            return false;
+            return Outcome::Failed;
         }
         if matches!(error, LoginError::Emit(_)) || Instant::now() + RETRY_DELAY >= deadline {
             tracing::debug!(sid = %socket.id, %error, "a login failed; asking the client to come back");
             ask_to_return(&socket);
-            return false;
+            return Outcome::Failed;
         }
         // Before the pause: the hold of the failed try has just ended.
-        held = hold(lane, &socket);
+        held = tells.then(|| hold(lane, &socket));
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
+/// False when the session has ended.
 async fn try_login(
     lane: &Arc<Lane>,
     socket: &SocketRef<Adapter>,
-    held: Hold,
-) -> Result<(), LoginError> {
+    held: Option<Hold>,
+) -> Result<bool, LoginError> {
     let sockets = &lane.sockets;
     let session = &lane.session;
-    let mut gate = held.await?;
-    sockets.store.connect(session, &lane.socket_id).await?;
+    let gate = match held {
+        Some(held) => Some(held.await?),
+        None => None,
+    };
+    if !sockets.store.connect(session, &lane.socket_id).await? {
+        return Ok(false);
+    }
+    let Some(mut gate) = gate else {
+        return Ok(true);
+    };
     lane.is_online();
     for _ in 0..MAX_READS {
         let next = tell(lane, socket).await?;
@@ -108,7 +134,7 @@ async fn try_login(
                 let own_room = socket.id.to_string();
                 let entry = Entry::arrived(&session.user, &session.name);
                 sockets.tell(Some(&own_room), "user connected", &entry);
-                return Ok(());
+                return Ok(true);
             }
             // More was broadcast meanwhile than could wait: the store has it.
             Err(overflow) => gate = overflow.into_gate(),

@@ -5,28 +5,37 @@
 //! after an await there misses events, and handlers of one socket run concurrently.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use redis_adapter::{Adapter, AdapterState, Publication};
 use serde::Serialize;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio_util::task::TaskTracker;
 
+use self::heard::Heard;
+use self::session_sockets::SessionSockets;
 use crate::chat::message::Message;
 use crate::store::{Position, Store};
 
+mod authenticate;
 mod catch_up;
+mod client;
 mod connect;
 mod heard;
 mod history;
 mod lane;
 mod leave;
+mod lobby;
+mod log_out;
 mod login;
 mod presence;
 mod private_message;
+mod session_sockets;
 
 pub(crate) use catch_up::keep_caught_up;
 pub(crate) use presence::keep_presence;
@@ -63,6 +72,9 @@ pub(crate) struct Sockets {
     /// Users with sockets here: how many, and up to where the first of them was told the past, once
     /// it was.
     online: Mutex<HashMap<String, (usize, Option<Position>)>>,
+    sessions: SessionSockets,
+    /// What the sockets of this process have heard in the lobby.
+    heard_in_lobby: Heard,
 }
 
 impl Sockets {
@@ -81,6 +93,8 @@ impl Sockets {
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             online: Mutex::default(),
+            sessions: SessionSockets::default(),
+            heard_in_lobby: Heard::default(),
         }
     }
 
@@ -159,11 +173,25 @@ impl Sockets {
         let confirmation =
             self.adapter
                 .broadcast_event(NAMESPACE, &[], except.as_slice(), event, data);
+        self.confirm(event, confirmation);
+    }
+
+    /// Publishes on a channel of ours. It is queued when this returns; nobody waits for the bus.
+    fn publish(self: &Arc<Self>, channel: &'static str, payload: Bytes) {
+        let confirmation = self.adapter.bus().publish(channel.to_owned(), payload);
+        self.confirm(channel, confirmation);
+    }
+
+    fn confirm<E: Display>(
+        self: &Arc<Self>,
+        what: &'static str,
+        confirmation: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
         let this = self.clone();
         self.tasks.spawn(async move {
             if let Err(error) = confirmation.await {
                 this.unconfirmed.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(event, %error, "other workers may not have heard a broadcast");
+                tracing::debug!(what, %error, "other workers may not have heard a broadcast");
             }
         });
     }
@@ -191,6 +219,9 @@ pub(crate) fn routes(
         .max_buffer_size(MAX_PACKETS)
         .with_adapter::<Adapter>(sockets.adapter.clone())
         .build_svc();
-    io.ns(NAMESPACE, connect::Connect::new(sockets));
+    io.ns(NAMESPACE, connect::Connect(sockets.clone()));
+    io.ns(lobby::NAMESPACE, lobby::Connect(sockets.clone()));
+    log_out::listen(&sockets);
+    lobby::listen(&sockets);
     Router::new().route_service("/socket.io/", service)
 }

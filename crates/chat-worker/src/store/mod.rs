@@ -14,6 +14,7 @@ use redis_adapter::Publication;
 use tokio::sync::watch;
 
 use crate::chat::history::PageRequest;
+use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
 use crate::chat::roster::User;
 
@@ -149,9 +150,30 @@ pub trait Store: Send + Sync + 'static {
     fn page<'a>(&'a self, user: &'a str, request: &'a PageRequest)
     -> StoreFuture<'a, Vec<Message>>;
 
+    /// Stores a message of the lobby. The same sender and id within ten minutes store nothing
+    /// twice. What is stored is published on the [lobby's channel](crate::chat::lobby::CHANNEL).
+    fn say(&self, line: NewLine) -> StoreFuture<'_, Stored>;
+
+    /// What was said in the lobby lately, oldest first; see [`look_back`].
+    ///
+    /// [`look_back`]: crate::chat::lobby::look_back
+    fn said(&self) -> StoreFuture<'_, Said>;
+
+    /// Begins a session that has no socket yet. One that has ended stays so.
+    fn begin_session<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()>;
+
+    /// Ends a session for good: nobody comes in under this id any more. Its user is still listed
+    /// for as long as a session lives without a socket, so that the others keep their
+    /// conversations. False when there is no such session, not even an ended one.
+    fn end_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool>;
+
+    /// Whether the session was ended, and not just forgotten.
+    fn has_ended<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool>;
+
     /// A socket of the session is here: creates or renews the session, and the user is connected.
-    /// `socket` must be unique in this process and made of id characters.
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()>;
+    /// `socket` must be unique in this process and made of id characters. False when the session
+    /// has ended: then the socket may not stay, and its [end](Store::disconnect) is to follow.
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
 
     /// A socket is gone. True when no socket of the user was left in the whole cluster, for one
     /// caller only: it tells the others, unless the user is back by then. Not to be called again

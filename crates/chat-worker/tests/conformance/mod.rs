@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chat_worker::chat::history::PageRequest;
+use chat_worker::chat::lobby::{KEPT, NewLine};
 use chat_worker::chat::message::{Message, NewMessage};
 use chat_worker::store::{Announce, Position, PresenceChange, Session, Store};
 
@@ -99,6 +100,9 @@ pub(crate) async fn run(cluster: &dyn Cluster) {
     pages_walk_back_through_one_conversation(cluster).await;
     messages_expire_together_after_the_last_and_begin_anew(cluster).await;
     a_session_expires_unless_a_socket_of_it_lives(cluster).await;
+    a_session_that_ended_lets_nobody_in_and_its_user_is_still_listed(cluster).await;
+    the_lobby_keeps_the_last_messages_in_order_once(cluster).await;
+    what_was_said_in_the_lobby_expires_together(cluster).await;
     a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster).await;
     ten_thousand_users_are_listed_by_name(cluster).await;
     a_replay_goes_on_where_the_last_one_ended(cluster).await;
@@ -317,6 +321,111 @@ async fn a_session_expires_unless_a_socket_of_it_lives(cluster: &dyn Cluster) {
     );
     assert!(store.disconnect(&stays, "s1").await.unwrap());
     assert_eq!(store.find_session(&stays.id).await.unwrap(), Some(stays));
+}
+
+async fn a_session_that_ended_lets_nobody_in_and_its_user_is_still_listed(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let eve = session("eve");
+    assert!(!a.end_session(&eve.id).await.unwrap());
+    assert!(!a.end_session("no such*session").await.unwrap());
+    a.begin_session(&eve).await.unwrap();
+    assert_eq!(b.find_session(&eve.id).await.unwrap(), Some(eve.clone()));
+    assert_eq!(connected(&b, "eve").await, Some(false));
+    assert!(b.connect(&eve, "s1").await.unwrap());
+    assert_eq!(connected(&a, "eve").await, Some(true));
+    assert!(!b.has_ended(&eve.id).await.unwrap());
+
+    // Twice: whoever told of it the first time may have died over it.
+    assert!(a.end_session(&eve.id).await.unwrap());
+    assert!(a.end_session(&eve.id).await.unwrap());
+    assert!(b.has_ended(&eve.id).await.unwrap());
+    assert_eq!(b.find_session(&eve.id).await.unwrap(), None);
+    assert_eq!(b.connected_name("eve").await.unwrap(), None);
+    // Not by a socket that was on its way in, nor by one that says so again.
+    assert!(!b.connect(&eve, "s2").await.unwrap());
+    b.begin_session(&eve).await.unwrap();
+    b.tend().await.unwrap();
+    assert_eq!(b.find_session(&eve.id).await.unwrap(), None);
+    assert!(!b.disconnect(&eve, "s2").await.unwrap() || connected(&a, "eve").await == Some(false));
+    b.disconnect(&eve, "s1").await.unwrap();
+    assert_eq!(connected(&a, "eve").await, Some(false));
+
+    // Another session of the same user is not concerned.
+    let again = Session {
+        id: "another-session-of-eve".into(),
+        ..eve.clone()
+    };
+    a.begin_session(&again).await.unwrap();
+    assert!(a.connect(&again, "s3").await.unwrap());
+    assert_eq!(connected(&b, "eve").await, Some(true));
+    let name = b.connected_name("eve").await.unwrap();
+    assert_eq!(name, Some(eve.name.clone()));
+    a.disconnect(&again, "s3").await.unwrap();
+}
+
+fn line(id: &str, from: &str) -> NewLine {
+    NewLine {
+        from: from.into(),
+        user: from.to_uppercase(),
+        msg: format!("\u{1F600} \"text\" of {id}\n"),
+        id: id.into(),
+    }
+}
+
+async fn the_lobby_keeps_the_last_messages_in_order_once(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let first = a.say(line("first", "ada")).await.unwrap();
+    assert!(first.fresh);
+    for number in 0..KEPT - 1 {
+        let store = if number % 2 == 0 { &a } else { &b };
+        let line = line(&number.to_string(), "bob");
+        assert!(store.say(line).await.unwrap().fresh);
+    }
+    let said = b.said().await.unwrap();
+    assert_eq!(said.lines.len(), KEPT);
+    assert_eq!(said.lines[0], line("first", "ada").stored(first.at));
+    let times: Vec<u64> = said.lines.iter().map(|line| line.at).collect();
+    assert!(times.is_sorted());
+    assert!(said.as_of >= times[KEPT - 1]);
+
+    // Ids are unique for their sender only, and remembered for longer than the message is kept.
+    assert!(a.say(line("first", "bob")).await.unwrap().fresh);
+    let again = b.say(line("first", "ada")).await.unwrap();
+    assert_eq!((again.fresh, again.at), (false, first.at));
+    let lines = b.said().await.unwrap().lines;
+    assert_eq!(lines.len(), KEPT);
+    assert_eq!((&*lines[0].id, &*lines[0].user), ("0", "BOB"));
+    assert_eq!(lines[KEPT - 1].id, "first");
+
+    let both = tokio::join!(a.say(line("race", "ada")), b.say(line("race", "ada")));
+    let (one, other) = (both.0.unwrap(), both.1.unwrap());
+    assert_eq!(one.at, other.at);
+    assert_ne!(one.fresh, other.fresh);
+}
+
+async fn what_was_said_in_the_lobby_expires_together(cluster: &dyn Cluster) {
+    let life = Duration::from_millis(1500);
+    let store = cluster.process_with(Lives {
+        message: life,
+        ..Lives::default()
+    });
+    let texts = async || {
+        let lines = store.said().await.unwrap().lines;
+        lines.into_iter().map(|line| line.id).collect::<Vec<_>>()
+    };
+    store.say(line("old", "ada")).await.unwrap();
+    tokio::time::sleep(life * 2 / 3).await;
+    store.say(line("young", "ada")).await.unwrap();
+    tokio::time::sleep(life * 2 / 3).await;
+    let kept = texts().await;
+    assert_eq!(kept[kept.len() - 2..], ["old", "young"]);
+    let deadline = Instant::now() + PATIENCE;
+    while !texts().await.is_empty() {
+        assert!(Instant::now() < deadline, "nothing expired");
+        tokio::time::sleep(life / 10).await;
+    }
+    store.say(line("new", "ada")).await.unwrap();
+    assert_eq!(texts().await, ["new"]);
 }
 
 async fn a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster: &dyn Cluster) {

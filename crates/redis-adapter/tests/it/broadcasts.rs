@@ -265,6 +265,28 @@ async fn gaps_are_told_to_the_application() {
     assert!(server.state.bus().is_up());
 }
 
+#[tokio::test]
+async fn a_channel_of_the_applications_own_is_heard_as_it_was_published() {
+    let hub = Hub::default();
+    let (server, bus) = Server::on_stub(&hub);
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    server.state.listen("chat", move |message| {
+        let _ = sender.send(message.clone());
+    });
+    assert!(bus.channels().contains("chat"));
+    // Neither is an adapter's message.
+    hub.send("chat", b"{\"from\":\"outside\"}");
+    let own = bytes::Bytes::from_static(b"ours");
+    let published = server.state.bus().publish("chat".into(), own.clone());
+    published.await.unwrap();
+    assert_eq!(
+        soon(heard.recv()).await.unwrap(),
+        &b"{\"from\":\"outside\"}"[..]
+    );
+    assert_eq!(soon(heard.recv()).await.unwrap(), own);
+    assert_eq!(server.state.counters().malformed, 0);
+}
+
 /// A socket whose queue was full missed broadcasts, and nobody knew which socket it was.
 #[tokio::test]
 async fn a_socket_that_misses_a_broadcast_is_named() {

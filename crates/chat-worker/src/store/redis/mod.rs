@@ -2,9 +2,11 @@
 //!
 //! | key | type | content |
 //! |---|---|---|
-//! | `session:<sessionID>` | hash | `userID`, `username`, `connected` |
+//! | `session:<sessionID>` | hash | `userID`, `username`, `connected`; `ended` for `userID` after its end |
 //! | `messages:<userID>` | list | JSON of each message from or to the user, oldest first |
 //! | `cc:{messages:<userID>}:ids` | sorted set | `<from> <id>` by time: what was stored lately |
+//! | `cc:{lobby}:log` | list | JSON of the lobby's last messages, oldest first |
+//! | `cc:{lobby}:ids` | sorted set | `<from> <id>` by time: what was said lately |
 //! | `cc:presence:<userID>` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
 //! | `cc:sockets:<instance>` | hash | socket → `<userID> <sessionID>`: a process's live sockets |
 //! | `cc:instance:<instance>` | string | the lease of a process; expires when it is silent |
@@ -28,15 +30,18 @@ use super::{
 };
 use crate::chat::history::PageRequest;
 use crate::chat::identity::NoRandomness;
+use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
 use crate::chat::roster::User;
 
 mod link;
+mod lobby;
 mod messages;
 mod presence;
 mod repair;
 mod sessions;
 
+pub(crate) use lobby::LOG as LOBBY_LOG;
 pub(crate) use messages::DEDUPE_WINDOW;
 
 /// How a [`RedisStore`] behaves.
@@ -72,6 +77,9 @@ pub struct RedisStore {
     config: RedisStoreConfig,
     presence: Presence,
     append: redis::Script,
+    say: redis::Script,
+    write_session: redis::Script,
+    end_session: redis::Script,
     set_connected: redis::Script,
 }
 
@@ -90,6 +98,9 @@ impl RedisStore {
             link: Link::start(info, name, config.operation_timeout),
             presence: Presence::new()?,
             append: redis::Script::new(messages::APPEND),
+            say: redis::Script::new(lobby::SAY),
+            write_session: redis::Script::new(sessions::WRITE),
+            end_session: redis::Script::new(sessions::END),
             set_connected: redis::Script::new(sessions::SET_CONNECTED),
             config,
         }))
@@ -142,7 +153,27 @@ impl Store for RedisStore {
         self.bounded(self.read_page(user, request))
     }
 
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()> {
+    fn say(&self, line: NewLine) -> StoreFuture<'_, Stored> {
+        self.bounded(self.append_to_lobby(line))
+    }
+
+    fn said(&self) -> StoreFuture<'_, Said> {
+        self.bounded(self.read_lobby())
+    }
+
+    fn begin_session<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()> {
+        self.bounded(async { self.write_session(session, false).await.map(|_| ()) })
+    }
+
+    fn end_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool> {
+        self.bounded(self.write_end(id))
+    }
+
+    fn has_ended<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool> {
+        self.bounded(self.read_ended(id))
+    }
+
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
         self.bounded(self.add_socket(session, socket))
     }
 

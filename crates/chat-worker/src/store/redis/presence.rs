@@ -107,7 +107,7 @@ pub(super) fn member(instance: &str, socket: &str) -> String {
 }
 
 impl RedisStore {
-    pub(super) async fn add_socket(&self, session: &Session, socket: &str) -> RedisResult<()> {
+    pub(super) async fn add_socket(&self, session: &Session, socket: &str) -> RedisResult<bool> {
         let instance = self.presence.instance.read().await;
         self.presence
             .live()
@@ -123,9 +123,7 @@ impl RedisStore {
         let mut pipe = redis::pipe();
         self.write_member(&mut pipe, &instance.id, socket, session);
         pipe.exec_async(&mut connection).await?;
-        let mut pipe = redis::pipe();
-        self.write_session(&mut pipe, session);
-        pipe.exec_async(&mut connection).await
+        self.write_session(session, true).await
     }
 
     pub(super) async fn remove_socket(&self, session: &Session, socket: &str) -> RedisResult<bool> {
@@ -154,14 +152,19 @@ impl RedisStore {
 
     pub(super) async fn read_connected_name(&self, user: &str) -> RedisResult<Option<String>> {
         let mut connection = self.link.connection().await;
-        let sessions: Vec<String> = redis::cmd("HVALS")
+        let mut sessions: Vec<String> = redis::cmd("HVALS")
             .arg(presence_key(user))
             .query_async(&mut connection)
             .await?;
-        match sessions.first() {
-            Some(id) => Ok(self.read_session(id).await?.map(|session| session.name)),
-            None => Ok(None),
+        sessions.sort_unstable();
+        sessions.dedup();
+        // Of one that has ended the sockets are about to go.
+        for id in sessions {
+            if let Some(session) = self.read_session(&id).await? {
+                return Ok(Some(session.name));
+            }
         }
+        Ok(None)
     }
 
     /// Writes that the session has no socket, and puts it right if it has one again.
@@ -291,11 +294,8 @@ impl RedisStore {
                 });
             }
         }
-        let mut sessions = redis::pipe();
-        for (_, session) in batch {
-            self.write_session(&mut sessions, session);
-        }
-        sessions.exec_async(&mut connection).await
+        self.write_sessions(batch.iter().map(|(_, session)| session))
+            .await
     }
 
     async fn give_up(&self, instance: &str) -> RedisResult<()> {

@@ -1,6 +1,7 @@
-//! Sessions: the hash `session:<sessionID>`, shared with servers of the original example.
+//! Sessions: the hash `session:<sessionID>`, shared with servers of the original example. One that
+//! has ended has its user in `ended` instead of `userID`: those servers, too, let nobody in with it.
 
-use redis::{Pipeline, RedisResult};
+use redis::{RedisResult, ScriptInvocation};
 
 use super::RedisStore;
 use crate::chat::identity::is_id;
@@ -21,9 +22,32 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 return 1";
 
-const FIELDS: [&str; 3] = ["userID", "username", "connected"];
+/// Creates the session, or gives it its full life, unless it has ended.
+///
+/// KEYS: session. ARGV: user, name, connected, TTL ms. Returns 0 if it has ended.
+pub(super) const WRITE: &str = "
+if redis.call('HEXISTS', KEYS[1], 'ended') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'userID', ARGV[1], 'username', ARGV[2], 'connected', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1";
 
-type Fields = (Option<String>, Option<String>, Option<String>);
+/// KEYS: session. ARGV: TTL ms. Returns whether there is one, be it ended already.
+pub(super) const END: &str = "
+local user = redis.call('HGET', KEYS[1], 'userID')
+if not user then return redis.call('HEXISTS', KEYS[1], 'ended') end
+redis.call('HDEL', KEYS[1], 'userID')
+redis.call('HSET', KEYS[1], 'ended', user, 'connected', 'false')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1";
+
+const FIELDS: [&str; 4] = ["userID", "username", "connected", "ended"];
+
+type Fields = (
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
 
 fn session_key(id: &str) -> String {
     format!("session:{id}")
@@ -40,7 +64,8 @@ impl RedisStore {
             .arg(&FIELDS)
             .query_async(&mut connection)
             .await?;
-        Ok(record(fields).map(|user| Session {
+        let ended = fields.3.is_some();
+        Ok(record(fields).filter(|_| !ended).map(|user| Session {
             id: id.to_owned(),
             user: user.id,
             name: user.name,
@@ -78,38 +103,84 @@ impl RedisStore {
         }
     }
 
-    /// Writes the whole session, as at a login, and gives it its full life.
-    pub(super) fn write_session(&self, pipe: &mut Pipeline, session: &Session) {
-        let key = session_key(&session.id);
-        pipe.cmd("HSET")
-            .arg(&key)
-            .arg(FIELDS[0])
-            .arg(&session.user)
-            .arg(FIELDS[1])
+    /// Writes the whole session, as at a login, and gives it its full life. False when it has
+    /// ended.
+    pub(super) async fn write_session(
+        &self,
+        session: &Session,
+        connected: bool,
+    ) -> RedisResult<bool> {
+        let mut connection = self.link.connection().await;
+        self.write(session, connected)
+            .invoke_async(&mut connection)
+            .await
+    }
+
+    /// The same for many at once, which have sockets.
+    pub(super) async fn write_sessions(
+        &self,
+        sessions: impl Iterator<Item = &Session>,
+    ) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        self.write_session.load_async(&mut connection).await?;
+        let mut pipe = redis::pipe();
+        for session in sessions {
+            pipe.invoke_script(&self.write(session, true));
+        }
+        // One that has ended meanwhile is dealt with where its end is heard.
+        let _written: Vec<bool> = pipe.query_async(&mut connection).await?;
+        Ok(())
+    }
+
+    fn write(&self, session: &Session, connected: bool) -> ScriptInvocation<'_> {
+        let mut call = self.write_session.key(session_key(&session.id));
+        call.arg(&session.user)
             .arg(&session.name)
-            .arg(FIELDS[2])
-            .arg("true")
-            .ignore()
-            .cmd("PEXPIRE")
-            .arg(&key)
+            .arg(flag(connected))
+            .arg(millis(self.config.session_ttl));
+        call
+    }
+
+    pub(super) async fn write_end(&self, id: &str) -> RedisResult<bool> {
+        if !is_id(id) {
+            return Ok(false);
+        }
+        let mut connection = self.link.connection().await;
+        self.end_session
+            .key(session_key(id))
             .arg(millis(self.config.session_ttl))
-            .ignore();
+            .invoke_async(&mut connection)
+            .await
+    }
+
+    pub(super) async fn read_ended(&self, id: &str) -> RedisResult<bool> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("HEXISTS")
+            .arg(session_key(id))
+            .arg("ended")
+            .query_async(&mut connection)
+            .await
     }
 
     pub(super) async fn write_connected(&self, session: &str, connected: bool) -> RedisResult<()> {
         let mut connection = self.link.connection().await;
         self.set_connected
             .key(session_key(session))
-            .arg(if connected { "true" } else { "false" })
+            .arg(flag(connected))
             .arg(millis(self.config.session_ttl))
             .invoke_async::<()>(&mut connection)
             .await
     }
 }
 
-/// Nothing for a hash that is no session: other programs may use such keys too.
-fn record((user, name, connected): Fields) -> Option<User> {
-    let id = user.filter(|id| is_id(id))?;
+fn flag(connected: bool) -> &'static str {
+    if connected { "true" } else { "false" }
+}
+
+/// The user of a session, also of one that has ended. Nothing for a hash that is no session: other
+/// programs may use such keys too.
+fn record((user, name, connected, ended): Fields) -> Option<User> {
+    let id = user.or(ended).filter(|id| is_id(id))?;
     Some(User {
         id,
         name: name?,

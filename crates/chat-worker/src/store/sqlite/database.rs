@@ -21,7 +21,7 @@ const FILE: &str = "chat.db";
 const APPLICATION_ID: i32 = 0x6363_6462;
 
 /// Of the schema. A later program knows from it what to change.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// Bytes of `-shm` that SQLite's readers lock.
 const READ_LOCKS: Range<u64> = 123..128;
@@ -39,7 +39,8 @@ const CACHE_KIB: i32 = 4096;
 const SCHEMA: &str = "
 CREATE TABLE sessions (
   id TEXT NOT NULL PRIMARY KEY, user TEXT NOT NULL, name TEXT NOT NULL,
-  expires INTEGER NOT NULL       -- counts only while no socket of it lives
+  expires INTEGER NOT NULL,      -- counts only while no socket of it lives
+  ended INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_expiry ON sessions (expires);
 
@@ -74,10 +75,26 @@ CREATE TABLE sweeps (            -- expired logs, and up to where their messages
   log INTEGER PRIMARY KEY, sent INTEGER NOT NULL, received INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE lobby (
+  seq INTEGER PRIMARY KEY, sender TEXT NOT NULL, user TEXT NOT NULL, id TEXT NOT NULL,
+  at INTEGER NOT NULL, msg TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX lobby_by_id ON lobby (sender, id);
+
 CREATE TABLE state (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO state (name, value)
 VALUES ('moved_seq', 0), ('moved_at', 0), ('probe', 0), ('origin', abs(random() / 2)),
        ('session_ttl', 0), ('message_ttl', 0);
+";
+
+/// What makes the first version this one. Processes of that version that have it open go on.
+const FROM_VERSION_1: &str = "
+ALTER TABLE sessions ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE lobby (
+  seq INTEGER PRIMARY KEY, sender TEXT NOT NULL, user TEXT NOT NULL, id TEXT NOT NULL,
+  at INTEGER NOT NULL, msg TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX lobby_by_id ON lobby (sender, id);
 ";
 
 /// Why the database cannot be used; one line.
@@ -123,8 +140,13 @@ pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection
     // First of all: what is not ours is not touched.
     let state = recognise(&path, &connection)?;
     prepare(&connection, durability).map_err(failed)?;
-    if let State::New = state {
-        create(&mut connection).map_err(failed)?;
+    let make = match state {
+        State::Ready => None,
+        State::New => Some(SCHEMA),
+        State::Version1 => Some(FROM_VERSION_1),
+    };
+    if let Some(sql) = make {
+        make_version(&mut connection, sql).map_err(failed)?;
         // The names of the new files, too, must survive a power cut.
         let synced = File::open(data_dir).and_then(|dir| dir.sync_all());
         synced.map_err(|error| other(error.to_string()))?;
@@ -136,6 +158,8 @@ pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection
 enum State {
     /// Nothing yet.
     New,
+    /// Our tables, as they were at first.
+    Version1,
     /// Our tables.
     Ready,
 }
@@ -156,6 +180,7 @@ fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseErro
     };
     let why = match (number("application_id")?, number("user_version")?) {
         (APPLICATION_ID, VERSION) => return Ok(State::Ready),
+        (APPLICATION_ID, 1) => return Ok(State::Version1),
         (0, 0) if empty()? => return Ok(State::New),
         (APPLICATION_ID, other) => format!(
             "made by another version of chat-cluster (schema {other}, this one knows {VERSION})"
@@ -213,9 +238,10 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Runs `sql`, after which the database is of this version.
+fn make_version(connection: &mut Connection, sql: &str) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(sql)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
@@ -234,6 +260,7 @@ pub(super) fn try_out(data_dir: &Path, connection: &mut Connection) -> Result<()
             "logs",
             "messages",
             "sweeps",
+            "lobby",
         ] {
             transaction
                 .prepare(&format!("SELECT * FROM {table} LIMIT 1"))?

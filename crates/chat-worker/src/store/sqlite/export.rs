@@ -8,15 +8,16 @@ use rusqlite::{Connection, params};
 use super::database::{self, DatabaseError};
 use super::messages::message;
 use super::process_file::ProcessFile;
-use super::{upkeep, wall_clock};
+use super::{lobby, upkeep, wall_clock};
 use crate::chat::identity::random_id;
+use crate::chat::lobby::Line;
 use crate::chat::message::Message;
 use crate::store::Session;
 
 pub(super) const NOTED: &str = "SELECT value FROM state WHERE name = ?1";
 pub(super) const SESSION_COUNT: &str = "SELECT count(*) FROM sessions";
 pub(super) const SESSIONS: &str = "
-SELECT id, user, name, expires, EXISTS (SELECT 1 FROM sockets WHERE session = sessions.id)
+SELECT id, user, name, expires, EXISTS (SELECT 1 FROM sockets WHERE session = sessions.id), ended
 FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
 pub(super) const LOGS: &str = "SELECT number, user, expires FROM logs WHERE expires > ?1";
 pub(super) const MESSAGES: &str = "
@@ -42,6 +43,15 @@ pub struct Expiring<T> {
     pub value: T,
     /// How long it is to be kept.
     pub left: Duration,
+}
+
+/// A session that the database knows.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The session.
+    pub session: Session,
+    /// Nobody comes in with it any more; its user is still listed.
+    pub ended: bool,
 }
 
 /// One user's messages.
@@ -118,15 +128,18 @@ impl Export {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn sessions(&self, after: &str) -> Result<Vec<Expiring<Session>>, DatabaseError> {
+    pub fn sessions(&self, after: &str) -> Result<Vec<Expiring<Known>>, DatabaseError> {
         let now = wall_clock();
         self.read(|connection| {
             let mut statement = connection.prepare_cached(SESSIONS)?;
             let session = |row: &rusqlite::Row<'_>| {
-                let value = Session {
-                    id: row.get(0)?,
-                    user: row.get(1)?,
-                    name: row.get(2)?,
+                let value = Known {
+                    session: Session {
+                        id: row.get(0)?,
+                        user: row.get(1)?,
+                        name: row.get(2)?,
+                    },
+                    ended: row.get(5)?,
                 };
                 // While a socket of it lives its time does not run.
                 let left = if row.get(4)? {
@@ -138,6 +151,21 @@ impl Export {
             };
             let read = statement.query_map(params![after, SESSIONS_AT_ONCE], session)?;
             read.collect()
+        })
+    }
+
+    /// The lobby's last messages, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn lobby(&self) -> Result<Expiring<Vec<Line>>, DatabaseError> {
+        let now = wall_clock();
+        self.read(|connection| {
+            let ttl = noted(connection, "message_ttl")?;
+            let value = lobby::said(connection, now, ttl)?;
+            let last = value.last().map_or(0, |line| line.at as i64);
+            let left = since(now, last.saturating_add(ttl));
+            Ok(Expiring { value, left })
         })
     }
 

@@ -40,6 +40,7 @@ use super::{
 };
 use crate::chat::history::PageRequest;
 use crate::chat::identity::{NoRandomness, is_id, random_id};
+use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
 use crate::chat::roster::User;
 
@@ -48,6 +49,7 @@ mod export;
 mod health;
 mod holder_lock;
 mod kernel_locks;
+mod lobby;
 mod messages;
 mod presence;
 mod process_file;
@@ -62,7 +64,7 @@ mod watchdog;
 mod writer;
 
 pub use database::DatabaseError;
-pub use export::{Expiring, Export, Log, Mark};
+pub use export::{Expiring, Export, Known, Log, Mark};
 
 /// How long [`check`] waits for a process that writes.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
@@ -202,7 +204,7 @@ impl SqliteStore {
         }
     }
 
-    async fn add_socket(&self, session: &Session, socket: &str) -> Result<(), StoreError> {
+    async fn add_socket(&self, session: &Session, socket: &str) -> Result<bool, StoreError> {
         self.live
             .sockets()
             .insert(socket.to_owned(), session.clone());
@@ -213,11 +215,18 @@ impl SqliteStore {
                 reply,
             })
             .await;
-        let Err(error) = written else { return Ok(()) };
+        let error = match written {
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                self.live.sockets().remove(socket);
+                return Ok(false);
+            }
+            Err(error) => error,
+        };
         self.live.set_differs();
         // Who has a session may come in while nothing can be written: it is put right later.
         match self.find_session(&session.id).await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(_)) => Ok(true),
             Ok(None) | Err(_) => {
                 self.live.sockets().remove(socket);
                 Err(error)
@@ -345,7 +354,42 @@ impl Store for SqliteStore {
         )
     }
 
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, ()> {
+    fn say(&self, line: NewLine) -> StoreFuture<'_, Stored> {
+        let deadline = Instant::now() + self.config.operation_timeout;
+        Box::pin(self.write(move |reply| Write::Say {
+            line,
+            deadline,
+            reply,
+        }))
+    }
+
+    fn said(&self) -> StoreFuture<'_, Said> {
+        let ttl = millis(self.config.message_ttl);
+        Box::pin(self.read(move |connection| {
+            let now = wall_clock();
+            Ok(Said {
+                lines: lobby::said(connection, now, ttl)?,
+                as_of: now as u64,
+            })
+        }))
+    }
+
+    fn begin_session<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()> {
+        let session = session.clone();
+        Box::pin(self.write(move |reply| Write::Begin { session, reply }))
+    }
+
+    fn end_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool> {
+        let session = id.to_owned();
+        Box::pin(self.write(move |reply| Write::End { session, reply }))
+    }
+
+    fn has_ended<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool> {
+        let id = id.to_owned();
+        Box::pin(self.read(move |connection| presence::has_ended(connection, &id)))
+    }
+
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
         Box::pin(self.add_socket(session, socket))
     }
 

@@ -17,7 +17,7 @@ use crate::store::{PresenceChange, Session};
 const BATCH: i64 = 500;
 
 pub(super) const SESSION: &str = "
-SELECT user, name FROM sessions WHERE id = ?1
+SELECT user, name FROM sessions WHERE id = ?1 AND ended = 0
   AND (expires > ?2 OR EXISTS (SELECT 1 FROM sockets WHERE session = ?1))";
 pub(super) const USERS: &str = "
 SELECT user, name, EXISTS (SELECT 1 FROM sockets WHERE sockets.user = sessions.user)
@@ -25,7 +25,7 @@ FROM sessions
 WHERE expires > ?1 OR EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id)";
 pub(super) const CONNECTED_NAME: &str = "
 SELECT sessions.name FROM sockets JOIN sessions ON sessions.id = sockets.session
-WHERE sockets.user = ?1 LIMIT 1";
+WHERE sockets.user = ?1 AND sessions.ended = 0 LIMIT 1";
 pub(super) const INSTANCES: &str = "SELECT id FROM instances";
 pub(super) const ADD_INSTANCE: &str = "INSERT OR IGNORE INTO instances (id) VALUES (?1)";
 pub(super) const REMOVE_INSTANCE: &str = "DELETE FROM instances WHERE id = ?1";
@@ -37,7 +37,11 @@ SELECT socket, user, session FROM sockets WHERE instance = ?1 LIMIT ?2";
 pub(super) const HAS_SOCKETS: &str = "SELECT 1 FROM sockets WHERE user = ?1 LIMIT 1";
 pub(super) const WRITE_SESSION: &str = "
 INSERT INTO sessions (id, user, name, expires) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT (id) DO UPDATE SET user = ?2, name = ?3, expires = ?4";
+ON CONFLICT (id) DO UPDATE SET user = ?2, name = ?3, expires = ?4 WHERE ended = 0";
+pub(super) const END_SESSION: &str = "
+UPDATE sessions SET ended = 1, expires = CASE ended WHEN 0 THEN ?2 ELSE expires END
+WHERE id = ?1";
+pub(super) const ENDED: &str = "SELECT 1 FROM sessions WHERE id = ?1 AND ended <> 0";
 pub(super) const RENEW_SESSION: &str = "UPDATE sessions SET expires = ?2 WHERE id = ?1";
 
 /// What this process has connected, whatever the database says.
@@ -142,14 +146,48 @@ fn has_sockets(connection: &Connection, user: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached(HAS_SOCKETS)?.exists([user])
 }
 
-/// A socket of `instance` is here. `expires` is for the session.
+/// Creates or renews a session. False when it has ended.
+pub(super) fn write_session(
+    connection: &Connection,
+    session: &Session,
+    expires: i64,
+) -> rusqlite::Result<bool> {
+    let written = connection.prepare_cached(WRITE_SESSION)?.execute(params![
+        session.id,
+        session.user,
+        session.name,
+        expires
+    ])?;
+    Ok(written > 0)
+}
+
+/// Whether there is one, be it ended already. `expires` is for what is left of it.
+pub(super) fn end_session(
+    connection: &Connection,
+    id: &str,
+    expires: i64,
+) -> rusqlite::Result<bool> {
+    let ended = connection
+        .prepare_cached(END_SESSION)?
+        .execute(params![id, expires])?;
+    Ok(ended > 0)
+}
+
+pub(super) fn has_ended(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached(ENDED)?.exists([id])
+}
+
+/// A socket of `instance` is here. `expires` is for the session. False when that has ended.
 pub(super) fn add(
     connection: &Connection,
     instance: &str,
     socket: &str,
     session: &Session,
     expires: i64,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
+    if !write_session(connection, session, expires)? {
+        return Ok(false);
+    }
     connection
         .prepare_cached(ADD_INSTANCE)?
         .execute([instance])?;
@@ -159,13 +197,7 @@ pub(super) fn add(
         session.user,
         session.id
     ])?;
-    connection.prepare_cached(WRITE_SESSION)?.execute(params![
-        session.id,
-        session.user,
-        session.name,
-        expires
-    ])?;
-    Ok(())
+    Ok(true)
 }
 
 /// What [`remove`] found.
@@ -258,13 +290,14 @@ pub(super) fn put_right(
         if known.contains(&**socket) {
             continue;
         }
-        if !has_sockets(connection, &session.user)? {
+        let back = !has_sockets(connection, &session.user)?;
+        // Of a session that has ended, the sockets are about to go.
+        if add(connection, instance, socket, session, expires)? && back {
             changes.push(PresenceChange::Back {
                 user: session.user.clone(),
                 name: session.name.clone(),
             });
         }
-        add(connection, instance, socket, session, expires)?;
     }
     for (socket, user, session) in &there {
         if !here.contains_key(socket)

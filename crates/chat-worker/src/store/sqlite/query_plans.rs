@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{Durability, database, export, messages, presence, sweep, upkeep, writer};
+use super::{Durability, database, export, lobby, messages, presence, sweep, upkeep, writer};
 
 /// Where people can read them.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/query-plans.md");
@@ -28,7 +28,8 @@ const STATEMENTS: &[(&str, &str, &str)] = statements! {
         FIRST_RECENT, OLD_RECENT, MOVED_FROM;
     writer: NOTE_LIFE;
     presence: SESSION, USERS, CONNECTED_NAME, INSTANCES, ADD_INSTANCE, REMOVE_INSTANCE, ADD_SOCKET, REMOVE_SOCKET,
-        SOCKETS_OF_INSTANCE, HAS_SOCKETS, WRITE_SESSION, RENEW_SESSION;
+        SOCKETS_OF_INSTANCE, HAS_SOCKETS, WRITE_SESSION, END_SESSION, ENDED, RENEW_SESSION;
+    lobby: KNOWN_LINE, ADD_LINE, LINES, NEWEST_LINE, OLD_LINES, REMOVE_LINES;
     upkeep: SPAN_OF_RECENT, OLDEST, MOVE_IN, MOVE_OUT, MOVED, LOG, NEW_LOG, EXTEND_LOG;
     sweep: END_LOG, TO_SWEEP, EXPIRED_LOGS, EXPIRED_SESSIONS, REMOVE_SESSION, NEXT_SWEEP, SENT,
         RECEIVED, SWEPT_TO, SWEPT, REMOVE_MESSAGE;
@@ -85,8 +86,9 @@ fn each_statement_finds_its_rows_by_an_index_and_the_documentation_shows_how() {
         for step in plan(&connection, sql) {
             let scanned = step.trim_start().strip_prefix("SCAN ");
             let table = scanned.map(|rest| rest.split(' ').next().unwrap_or_default());
-            let whole = table
-                .is_some_and(|table| ["sessions", "sockets", "messages", "logs"].contains(&table));
+            let whole = table.is_some_and(|table| {
+                ["sessions", "sockets", "messages", "logs", "lobby"].contains(&table)
+            });
             assert!(!whole || WHOLE_TABLES.contains(name), "{name}: {step}");
         }
     }

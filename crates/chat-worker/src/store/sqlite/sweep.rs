@@ -1,8 +1,9 @@
-//! What has expired, and its removal: sessions, and the messages of logs that have ended.
+//! What has expired, and its removal: sessions, the messages of logs that have ended, and what the
+//! lobby need not keep.
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::wall_clock;
+use super::{lobby, wall_clock};
 
 /// Rows that one transaction looks at for what has expired.
 const SWEEP: i64 = 200;
@@ -28,8 +29,8 @@ pub(super) const SWEPT_TO: &str = "UPDATE sweeps SET sent = ?2, received = ?3 WH
 pub(super) const SWEPT: &str = "DELETE FROM sweeps WHERE log = ?1";
 pub(super) const REMOVE_MESSAGE: &str = "DELETE FROM messages WHERE seq = ?1";
 
-/// Whether there is something to remove.
-pub(super) fn something_expired(connection: &Connection) -> rusqlite::Result<bool> {
+/// Whether there is something to remove. `ttl` is that of messages, in milliseconds.
+pub(super) fn something_expired(connection: &Connection, ttl: i64) -> rusqlite::Result<bool> {
     let now = wall_clock();
     Ok(connection.prepare_cached(NEXT_SWEEP)?.exists([])?
         || connection
@@ -37,7 +38,8 @@ pub(super) fn something_expired(connection: &Connection) -> rusqlite::Result<boo
             .exists([now - GRACE_MS, 1])?
         || connection
             .prepare_cached(EXPIRED_SESSIONS)?
-            .exists([now, 1])?)
+            .exists([now, 1])?
+        || lobby::old_lines(connection, ttl, 1)?.is_some())
 }
 
 /// A log takes no more messages; those that it has are removed later.
@@ -48,8 +50,9 @@ pub(super) fn end_log(connection: &Connection, log: i64) -> rusqlite::Result<()>
 }
 
 /// Removes some of what has expired; whether there may be more.
-pub(super) fn sweep_some(connection: &Connection) -> rusqlite::Result<bool> {
+pub(super) fn sweep_some(connection: &Connection, ttl: i64) -> rusqlite::Result<bool> {
     let now = wall_clock();
+    let lines = lobby::sweep_lines(connection, ttl, SWEEP)?;
     let sessions: Vec<String> = connection
         .prepare_cached(EXPIRED_SESSIONS)?
         .query_map([now, SWEEP], |row| row.get(0))?
@@ -71,7 +74,7 @@ pub(super) fn sweep_some(connection: &Connection) -> rusqlite::Result<bool> {
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((log, sent, received)) = next else {
-        return Ok(false);
+        return Ok(lines);
     };
     // The other side may keep its copy.
     let sent_to = sweep_messages(connection, SENT, log, sent)?;

@@ -136,8 +136,8 @@ impl Upkeep {
             *swept = Some(Instant::now());
             let began = Instant::now();
             while began.elapsed() < ROUND
-                && round.read(sweep::something_expired)?
-                && round.write(sweep::sweep_some)?
+                && round.read(|connection| sweep::something_expired(connection, ttl))?
+                && round.write(|connection| sweep::sweep_some(connection, ttl))?
             {
                 std::thread::sleep(BREATH);
             }

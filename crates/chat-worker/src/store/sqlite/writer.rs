@@ -14,11 +14,13 @@ use tokio::sync::oneshot;
 use super::database;
 use super::health::DatabaseHealth;
 use super::holder_lock::HolderLock;
+use super::lobby;
 use super::messages::{self, Tail};
 use super::presence::{self, Live};
 use super::process_file::{self, ProcessFile};
 use super::thread;
 use super::{SqliteStoreConfig, millis, wall_clock};
+use crate::chat::lobby::NewLine;
 use crate::chat::message::NewMessage;
 use crate::store::{Announce, PresenceChange, Session, StoreError, Stored};
 
@@ -51,10 +53,19 @@ pub(super) enum Write {
         deadline: Instant,
         reply: Reply<Stored>,
     },
+    Say {
+        line: NewLine,
+        deadline: Instant,
+        reply: Reply<Stored>,
+    },
+    /// A session, without a socket yet.
+    Begin { session: Session, reply: Reply<()> },
+    /// A session ends; whether there was one.
+    End { session: String, reply: Reply<bool> },
     Connect {
         session: Session,
         socket: String,
-        reply: Reply<()>,
+        reply: Reply<bool>,
     },
     Disconnect {
         user: String,
@@ -76,15 +87,26 @@ impl Write {
     fn size(&self) -> usize {
         match self {
             Write::Append { message, .. } => message.content.len() + OVERHEAD,
+            Write::Say { line, .. } => line.msg.len() + OVERHEAD,
             _ => OVERHEAD,
+        }
+    }
+
+    /// When nobody waits for it any more.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Write::Append { deadline, .. } | Write::Say { deadline, .. } => Some(*deadline),
+            _ => None,
         }
     }
 }
 
 /// What became of an operation, to be told once it is committed.
 enum Outcome {
-    Appended(Stored),
-    Connected,
+    Stored(Stored),
+    Began,
+    Ended(bool),
+    Connected(bool),
     Disconnected(bool),
     PutRight(Vec<PresenceChange>),
     Repaired(Vec<PresenceChange>, bool),
@@ -260,7 +282,7 @@ impl Writer {
             .lock(&self.process)
             .map_err(|error| error.to_string())?;
         let now = Instant::now();
-        batch.retain(|write| !matches!(write, Write::Append { deadline, .. } if *deadline <= now));
+        batch.retain(|write| write.deadline().is_none_or(|deadline| deadline > now));
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -314,14 +336,21 @@ impl Writer {
                     Some(tail) => tail,
                     none => none.insert(Tail::read(connection)?),
                 };
-                Outcome::Appended(messages::append(connection, tail, now, message)?)
+                Outcome::Stored(messages::append(connection, tail, now, message)?)
+            }
+            Write::Say { line, .. } => Outcome::Stored(lobby::say(connection, now, line)?),
+            Write::Begin { session, .. } => {
+                presence::write_session(connection, session, expires)?;
+                Outcome::Began
+            }
+            Write::End { session, .. } => {
+                Outcome::Ended(presence::end_session(connection, session, expires)?)
             }
             Write::Connect {
                 session, socket, ..
-            } => {
-                presence::add(connection, instance, socket, session, expires)?;
-                Outcome::Connected
-            }
+            } => Outcome::Connected(presence::add(
+                connection, instance, socket, session, expires,
+            )?),
             Write::Disconnect {
                 user,
                 session,
@@ -371,15 +400,28 @@ impl Writer {
                 Write::Append {
                     announce, reply, ..
                 },
-                Outcome::Appended(stored),
+                Outcome::Stored(stored),
             ) => {
                 if stored.fresh {
                     self.publish(announce, stored.at);
                 }
                 let _ = reply.send(Ok(stored));
             }
-            (Write::Connect { reply, .. } | Write::Leave { reply }, _) => {
+            (Write::Say { line, reply, .. }, Outcome::Stored(stored)) => {
+                if stored.fresh {
+                    self.publish(
+                        Box::new(move |at| vec![line.stored(at).publication()]),
+                        stored.at,
+                    );
+                }
+                let _ = reply.send(Ok(stored));
+            }
+            (Write::Begin { reply, .. } | Write::Leave { reply }, _) => {
                 let _ = reply.send(Ok(()));
+            }
+            (Write::End { reply, .. }, Outcome::Ended(yes))
+            | (Write::Connect { reply, .. }, Outcome::Connected(yes)) => {
+                let _ = reply.send(Ok(yes));
             }
             (Write::Disconnect { user, reply, .. }, Outcome::Disconnected(last)) => {
                 let told = reply.send(Ok(last)).is_ok();
@@ -415,12 +457,16 @@ impl Writer {
     fn refuse(&self, write: Write, why: &str) {
         let error = StoreError::Unavailable(why.to_owned());
         match write {
-            Write::Append { reply, .. } => drop(reply.send(Err(error))),
-            Write::Connect { reply, .. } | Write::Leave { reply } | Write::PutRight { reply } => {
+            Write::Append { reply, .. } | Write::Say { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
-            Write::Disconnect { reply, .. } => drop(reply.send(Err(error))),
-            Write::Repair { reply, .. } => drop(reply.send(Err(error))),
+            Write::Begin { reply, .. } | Write::Leave { reply } | Write::PutRight { reply } => {
+                drop(reply.send(Err(error)));
+            }
+            Write::Connect { reply, .. }
+            | Write::Disconnect { reply, .. }
+            | Write::Repair { reply, .. }
+            | Write::End { reply, .. } => drop(reply.send(Err(error))),
             Write::Probe => {}
         }
     }

@@ -1,0 +1,29 @@
+//! The client behind a socket, as the server in front of us knows it: without one (in tests, or
+//! served by something else) clients are left alone.
+
+use redis_adapter::Adapter;
+use socketioxide::socket::Socket;
+use sticky_worker::ClientHandle;
+
+fn handle(socket: &Socket<Adapter>) -> Option<&ClientHandle> {
+    socket.req_parts().extensions.get::<ClientHandle>()
+}
+
+/// Closes the client's transport, so that its library reconnects by itself.
+pub(super) fn ask_to_return(socket: &Socket<Adapter>) {
+    if let Some(client) = handle(socket) {
+        client.ask_to_return();
+    }
+}
+
+/// Takes note of bytes that were queued for a client beside broadcasts; how many wait now, about.
+pub(super) fn queued(socket: &Socket<Adapter>, bytes: usize) -> u64 {
+    handle(socket).map_or(0, |client| client.queued(bytes))
+}
+
+/// The same as [`ask_to_return`] for one that does not read, and would not see that.
+pub(super) fn cut(socket: &Socket<Adapter>) {
+    if let Some(client) = handle(socket) {
+        client.cut();
+    }
+}
