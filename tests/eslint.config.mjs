@@ -14,4 +14,6 @@ export default [
       'no-unused-vars': ['error', { args: 'after-used', caughtErrors: 'all' }],
     },
   },
+  // Parts of these run inside of a page.
+  { files: ['specs/page_*.mjs'], languageOptions: { globals: { ...globals.node, ...globals.browser } } },
 ];
