@@ -1,15 +1,18 @@
 # syntax=docker/dockerfile:1
 
-# The official client bundle, which the binary carries and serves.
+# The page and the official client bundle, which the binary carries and serves.
 FROM node:22-bookworm-slim AS web
 WORKDIR /build/web
 COPY web/package.json web/package-lock.json ./
 RUN npm ci --no-audit --no-fund
+COPY web .
+RUN npm run build
 
 FROM rust:1-bookworm AS build
 WORKDIR /build
 COPY . .
-COPY --from=web /build/web/node_modules web/node_modules
+COPY --from=web /build/web/node_modules/socket.io-client web/node_modules/socket.io-client
+COPY --from=web /build/web/dist web/dist
 # The caches are not part of the image, so the binary is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \

@@ -37,14 +37,18 @@ build: tools-cc web ## build the release binary
 	cargo build --release --locked
 
 .PHONY: web
-web: $(if $(wildcard web/package-lock.json),$(call npm_stamp,web)) ## install the client bundle that the binary serves
+web: web/dist/index.html ## build the page, and install the client bundle, that the binary serves
+
+web_sources := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print)
+web/dist/index.html: $(call npm_stamp,web) $(web_sources)
+	npm --prefix web run --silent build
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk tools-network js build ## every test: Rust, documentation, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network tools-browser js build ## every test: Rust, documentation, the page, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis tools-disk tools-network js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk tools-network tools-browser js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
@@ -71,21 +75,23 @@ fuzz: tools-cc tools-cxx ## fuzz what parses bytes of strangers; FUZZ_TIME=600 i
 	@FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 .PHONY: lint
-lint: tools-cc tools-lint js ## formatting, clippy and eslint, warnings are errors
+lint: tools-cc tools-lint js ## formatting, clippy, eslint and the page's types; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	npm --prefix web run --silent lint
 	npm --prefix tests run --silent lint
 	cd $(bench_js) && $(CURDIR)/tests/node_modules/.bin/eslint --max-warnings 0 .
 
 .PHONY: format
 format: js ## apply the formatting that `make lint` asks for
 	cargo fmt --all
+	cd web && node_modules/.bin/eslint --fix .
 	npm --prefix tests run --silent lint -- --fix
 
 .PHONY: clean
 clean: ## remove what was built and installed, and the data of `make run`
 	cargo clean
-	rm -rf $(addsuffix /node_modules,$(js_folders) $(bench_js)) target/run
+	rm -rf $(addsuffix /node_modules,$(js_folders) $(bench_js)) web/dist target/run
 
 .PHONY: js
 js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
@@ -94,7 +100,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
@@ -117,6 +123,9 @@ tools-network: tools-peers
 	@scripts/need.sh caddy caddy
 	@scripts/need.sh ip iproute2
 	@scripts/need.sh openssl openssl
+# For the tests of the page. The fonts are for what people write: emoji and other scripts.
+tools-browser:
+	@scripts/need.sh chromium chromium fonts-dejavu-core fonts-noto-color-emoji
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -21,6 +21,11 @@ counted() {
     awk '{ passed += $1; failed += $2 } END { printf "%d passed, %d failed\n", passed, failed }'
 }
 
+# How many tests of the page passed and failed, in the words of vitest.
+page() {
+  sed -E 's/\x1b\[[0-9;]*m//g' "$1" | sed -nE 's/^ *Tests +//p'
+}
+
 # The runner's summaries, one for each store, as one line.
 end_to_end() {
   sed -nE 's/^End to end on the store: (.*)/; \1: /p; s/^ℹ (tests|pass|fail|skipped) ([0-9]+)$/\2 \1 /p' "$1" |
@@ -38,6 +43,8 @@ else
 fi
 suite doc cargo test --workspace --release --locked --doc
 
+suite page npm --prefix web test
+
 # Building the tests may have replaced the binary by one with the features that tests ask for: this puts the
 # one that users get back in its place.
 cargo build --release --locked || status=1
@@ -46,5 +53,6 @@ suite e2e scripts/e2e.sh
 echo
 echo "Rust:           ${rust:-did not build}"
 echo "Documentation:  $(counted "$results/doc")"
+echo "Page:           $(page "$results/page")"
 echo "End to end:     $(end_to_end "$results/e2e")"
 exit "$status"

@@ -85,7 +85,15 @@ export class Tab {
     await this.page.locator(`[data-testid="connection-state"][data-state="connected"]${wanted}`).first().waitFor({ state: 'attached' });
   }
 
+  /** On a phone the list and a conversation are two views. */
+  async showList() {
+    const back = this.get('back');
+    if (await back.isVisible()) await back.click();
+    await this.get('conversation-lobby').waitFor();
+  }
+
   async openLobby() {
+    await this.showList();
     await this.get('conversation-lobby').click();
   }
 
@@ -95,6 +103,7 @@ export class Tab {
   }
 
   async openConversation(name) {
+    await this.showList();
     await this.person(name).click();
   }
 

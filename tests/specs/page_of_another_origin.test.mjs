@@ -129,10 +129,16 @@ test('the original example works from its own origin', async (t) => {
   await until(async () => (await ann.conversation('ben'))?.length === 2, 'ann has the answer');
   assert.deepEqual(await ann.conversation('ben'), both);
 
+  const cat = await Example.open(t, browser, origin);
+  await cat.select('cat');
+  await ann.is((state) => state.users.some((user) => user.username === 'cat' && user.connected), 'cat comes');
+  await cat.page.close();
+  await ann.is((state) => state.users.some((user) => user.username === 'cat' && !user.connected), 'cat is shown as gone');
+
   // A refresh: from now on with the session instead of the name.
   const { self } = await ann.state();
   await ann.page.reload();
-  const again = await ann.is((state) => state.connected && state.users.length === 2, 'ann is back');
+  const again = await ann.is((state) => state.connected && state.users.length === 3, 'ann is back');
   assert.equal(again.self, self);
   assert.deepEqual(Object.keys(again.auth), ['sessionID']);
   assert.deepEqual(await ann.conversation('ben'), both);
@@ -145,8 +151,6 @@ test('the original example works from its own origin', async (t) => {
   await ben.is((state) => state.connected && state.users.find((user) => user.username === 'ann')?.connected, 'ben, too');
   await ann.send('ben', 'still here?');
   await until(async () => (await ben.conversation('ann'))?.length === 3, 'ben has that, too');
-  await ben.page.close();
-  await ann.is((state) => state.users.some((user) => user.username === 'ben' && !user.connected), 'ben is shown as gone');
 });
 
 test('without --cors-origin the example of another origin gets nothing', async (t) => {
