@@ -41,19 +41,34 @@ describe('the lobby', () => {
   });
 
   test('a tab joins as new once, and then asks for what it missed', async () => {
-    await connect(line('x', 1), line('y', 2));
+    await connect(line('x', 10_000), line('y', 20_000));
     expect(lastJoin()).toEqual({});
-    socket.tell('chat', { action: 'control', user: 'bob', msg: 'joined the lobby', id: 'c', at: 3 });
+    socket.tell('chat', { action: 'control', user: 'bob', msg: 'joined the lobby', id: 'c', at: 30_000 });
     socket.tell('chat', { user: 'ci', msg: 'from elsewhere' });
     socket.tell('disconnect');
-    await connect(line('z', 4));
-    expect(lastJoin()).toEqual({ after: 'y' });
+    // What was said about the same time as the newest may have come in another order.
+    await connect(line('y', 20_000), line('z', 40_000));
+    expect(lastJoin()).toEqual({ after: 'x' });
     expect(ids()).toEqual(['x', 'y', 'c', null, 'z']);
 
     load();
-    await connect(line('x', 1), line('y', 2), line('z', 4));
+    await connect(line('x', 10_000), line('y', 20_000), line('z', 40_000));
     expect(lastJoin()).toEqual({ after: null });
     expect(ids()).toEqual(['x', 'y', 'z']);
+  });
+
+  test('what is heard before the server has told what was missed does not hide that', async () => {
+    await connect(line('x', 10_000), line('y', 20_000));
+    socket.tell('disconnect');
+    socket.answer = () => Promise.resolve({ ok: false, error: { code: 'unavailable' } });
+    socket.tell('connect');
+    socket.tell('chat', line('live', 40_000));
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(lastJoin()).toEqual({ after: 'x' });
+    socket.tell('disconnect');
+    await connect(line('y', 20_000), line('missed', 30_000), line('live', 40_000));
+    expect(lastJoin()).toEqual({ after: 'x' });
+    expect(ids()).toEqual(['x', 'y', 'missed', 'live']);
   });
 
   test('asks again until the server can tell', async () => {

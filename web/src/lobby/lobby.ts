@@ -15,6 +15,9 @@ import { OwnLobbyIds } from './ownLobbyIds';
 
 export const LOBBY = 'lobby';
 
+/** How far a return looks back behind the newest message: who speaks at the same time may be heard in another order. */
+const OVERLAP_MS = 5_000;
+
 /** The conversation of everyone. */
 export class Lobby extends Conversation {
   readonly #socket: LobbySocket;
@@ -29,6 +32,10 @@ export class Lobby extends Conversation {
   }, BATCH_MS);
   /** Changes with each connection. */
   #visit = 0;
+  /** The kept message up to which nothing is missing; null as long as there is none. */
+  #completeTo: string | null = null;
+  /** Whether nothing is missing up to now: not before the server has told what was missed. */
+  #isComplete = false;
 
   constructor(socket: LobbySocket, me: Login, marks: ReadMarks) {
     const outbox = new Outbox({
@@ -59,6 +66,9 @@ export class Lobby extends Conversation {
     });
     socket.on('disconnect', () => {
       this.#visit += 1;
+      this.#heard.flush();
+      if (this.#isComplete) this.#completeTo = this.#idBeforeNewest();
+      this.#isComplete = false;
       outbox.pause();
     });
     socket.on('chat', (value) => {
@@ -79,7 +89,7 @@ export class Lobby extends Conversation {
     const backoff = new Backoff({ first: 500, longest: 5_000 });
     while (visit === this.#visit) {
       const isNew = this.#joined.read() !== true;
-      const payload = isNew ? {} : { after: this.#newestKeptId() };
+      const payload = isNew ? {} : { after: this.#completeTo };
       const answer = await this.#ask(payload);
       if (visit === this.#visit && Array.isArray(answer)) {
         this.#joined.write(true);
@@ -100,12 +110,13 @@ export class Lobby extends Conversation {
     }
   }
 
-  #newestKeptId(): string | null {
+  #idBeforeNewest(): string | null {
     // The server keeps what is said; without a time it was published by another program.
-    const isKept = this.timeline.messages.filter(
-      (message) => isStored(message) && message.kind === 'message' && message.at !== null,
+    const kept = this.timeline.messages.filter(
+      (message) => isStored(message) && message.kind === 'message' && message.id !== null && message.at !== null,
     );
-    return isKept.findLast((message) => message.id !== null)?.id ?? null;
+    const newest = kept.at(-1)?.at ?? 0;
+    return kept.findLast(({ at }) => at !== null && at <= newest - OVERLAP_MS)?.id ?? null;
   }
 
   #catchUp(values: readonly unknown[]): void {
@@ -113,6 +124,7 @@ export class Lobby extends Conversation {
     const missed = this.#readAll(values);
     this.timeline.addMissed(missed);
     this.settle(missed);
+    this.#isComplete = true;
     this.#loaded.value = true;
   }
 
