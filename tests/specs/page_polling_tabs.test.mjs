@@ -6,7 +6,9 @@ import { startCluster } from '../harness/cluster.mjs';
 import { inParallel } from '../harness/wait.mjs';
 
 test('six tabs that only poll all chat', async (t) => {
-  const [browser, cluster] = await Promise.all([startBrowser(), startCluster({ balance: 'round-robin', t })]);
+  // A ping answers a poll at the latest. By default that is every 25 s.
+  const args = ['--ping-interval-ms', '4000'];
+  const [browser, cluster] = await Promise.all([startBrowser(), startCluster({ balance: 'round-robin', args, t })]);
   t.after(() => browser.close());
   const context = await profile(t, browser);
   await context.addInitScript(() => {

@@ -11,7 +11,10 @@ use clap::{Parser, Subcommand};
 use common::runtime_dir::RuntimeDir;
 use sticky_master::{ListenAddress, TrustedProxy, WORKERS_MAX};
 
-use crate::option_values::{BalanceMethod, DurabilityLevel, cookie_name, dialable, duration};
+use crate::option_values::{
+    BalanceMethod, DurabilityLevel, WorkspacePolicyChoice, cookie_name, dialable, duration,
+    publish_token,
+};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::StoreChoice;
 
@@ -142,6 +145,38 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) cors_origin: Vec<String>,
+
+    /// A token with which events may be published at /api/publish; may be given
+    /// several times. Better in its variable, or in a file [default: nobody may]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "CHAT_CLUSTER_PUBLISH_TOKEN",
+        value_delimiter = ',',
+        hide_env_values = true,
+        value_parser = publish_token
+    )]
+    publish_token: Vec<String>,
+
+    /// A file of such tokens, one a line; read at start
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_PUBLISH_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    publish_token_file: Option<PathBuf>,
+
+    /// Who may subscribe to a workspace's rooms
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "CHAT_CLUSTER_WORKSPACE_POLICY",
+        hide_env_values = true,
+        value_enum,
+        default_value = "open"
+    )]
+    pub(crate) workspace_policy: WorkspacePolicyChoice,
 
     /// A certificate with its chain, PEM: TCP listeners speak TLS. Read again when it changes
     #[arg(
@@ -370,6 +405,31 @@ impl Options {
             data_dir,
             durability: self.durability.into(),
         })
+    }
+
+    /// Those of the flag or its variable, and those in the file. The error is one of usage, and
+    /// shows no token.
+    pub(crate) fn publish_tokens(&self) -> Result<Vec<String>, String> {
+        let mut tokens = self.publish_token.clone();
+        let Some(file) = &self.publish_token_file else {
+            return Ok(tokens);
+        };
+        let path = file.display();
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| format!("--publish-token-file {path}: {error}"))?;
+        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+            if line.is_empty() {
+                continue;
+            }
+            let token = publish_token(line);
+            let token = token
+                .map_err(|why| format!("--publish-token-file {path}, line {number}: {why}"))?;
+            tokens.push(token);
+        }
+        if tokens.is_empty() {
+            return Err(format!("--publish-token-file {path} has no token in it"));
+        }
+        Ok(tokens)
     }
 
     /// The flag or its variable, else the host's name and the first listener.

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::Options;
 use crate::node::{self, Memory};
+use crate::option_values::WorkspacePolicyChoice;
 use crate::signals::{StopSignals, block_on};
 use crate::telemetry;
 use crate::worker::{self, WorkerSettings};
@@ -33,10 +34,16 @@ impl Settings {
     /// Reads what the environment adds. The error is one of usage.
     pub(crate) fn new(options: &Options) -> Result<Settings, String> {
         let listen = options.listen()?;
-        let worker = WorkerSettings::new(options, options.store()?);
+        let tokens = options.publish_tokens()?;
+        let worker = WorkerSettings::new(options, options.store()?, tokens);
         let advertise = options.advertise(&listen)?;
         if advertise.is_some() && !worker.is_shared() {
             return Err("--advertise needs --redis: nodes meet there".to_owned());
+        }
+        if options.workspace_policy == WorkspacePolicyChoice::RedisSet && !worker.is_shared() {
+            return Err(
+                "--workspace-policy redis-set needs --redis: the sets are there".to_owned(),
+            );
         }
         Ok(Settings {
             node_name: options.node_name(&listen),

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use chat_worker::chat::workspace::WorkspacePolicy;
 use chat_worker::store::sqlite::Durability;
 use clap::ValueEnum;
 use sticky_master::Balance;
@@ -47,6 +48,33 @@ impl From<DurabilityLevel> for Durability {
             DurabilityLevel::Full => Durability::Full,
         }
     }
+}
+
+/// Who may subscribe to a workspace's rooms, for the help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WorkspacePolicyChoice {
+    /// Everyone who is logged in
+    Open,
+    /// With Redis: the user ids in the set cc:workspace:<workspaceId>
+    RedisSet,
+}
+
+impl From<WorkspacePolicyChoice> for WorkspacePolicy {
+    fn from(choice: WorkspacePolicyChoice) -> WorkspacePolicy {
+        match choice {
+            WorkspacePolicyChoice::Open => WorkspacePolicy::Open,
+            WorkspacePolicyChoice::RedisSet => WorkspacePolicy::RedisSet,
+        }
+    }
+}
+
+/// What can stand in a header behind `Bearer` (RFC 6750, 2.1).
+pub(crate) fn publish_token(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("a token is made of A-Z a-z 0-9 - . _ ~ + / =".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// A token, as cookies' names are.

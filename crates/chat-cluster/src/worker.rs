@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use chat_worker::chat::workspace::WorkspacePolicy;
 use chat_worker::nodes::{self, NodeName, NodeRegister};
 use chat_worker::store::sqlite::Durability;
 use chat_worker::{Backend, Chat, ChatConfig, Embedded, parse_redis_url};
@@ -68,6 +69,8 @@ impl StoreChoice {
 pub(crate) struct WorkerSettings {
     store: StoreChoice,
     cors_origins: Vec<String>,
+    publish_tokens: Vec<String>,
+    workspace_policy: WorkspacePolicy,
     ping_interval: Duration,
     ping_timeout: Duration,
     session_ttl: Duration,
@@ -159,10 +162,16 @@ impl Serving {
 
 impl WorkerSettings {
     /// The options that concern workers.
-    pub(crate) fn new(options: &Options, store: StoreChoice) -> WorkerSettings {
+    pub(crate) fn new(
+        options: &Options,
+        store: StoreChoice,
+        publish_tokens: Vec<String>,
+    ) -> WorkerSettings {
         WorkerSettings {
             store,
             cors_origins: options.cors_origin.clone(),
+            publish_tokens,
+            workspace_policy: options.workspace_policy.into(),
             ping_interval: Duration::from_millis(options.ping_interval_ms.into()),
             ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
             session_ttl: options.session_ttl,
@@ -186,6 +195,8 @@ impl WorkerSettings {
     pub(crate) fn chat(&self, runtime_dir: &Path, name: String) -> anyhow::Result<ChatConfig> {
         let mut config = ChatConfig::new(self.store.backend(runtime_dir, name)?);
         config.cors_origins.clone_from(&self.cors_origins);
+        config.publish_tokens.clone_from(&self.publish_tokens);
+        config.workspace_policy = self.workspace_policy;
         config.ping_interval = self.ping_interval;
         config.ping_timeout = self.ping_timeout;
         config.session_ttl = self.session_ttl;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::Backend;
+use crate::chat::workspace::WorkspacePolicy;
 use crate::origin::{AllowedOrigins, OriginError};
 
 /// The settings of the chat, with their defaults in [`ChatConfig::new`].
@@ -30,6 +31,10 @@ pub struct ChatConfig {
     /// Origins of web pages that may use this server beside its own: `scheme://host[:port]`, or
     /// `*` for every page (which then gets no cookies). Default none.
     pub cors_origins: Vec<String>,
+    /// Tokens with which events may be published from outside. Default none: then nobody may.
+    pub publish_tokens: Vec<String>,
+    /// Who may subscribe to a workspace's rooms. Default everyone who is logged in.
+    pub workspace_policy: WorkspacePolicy,
     /// How long one operation of the store may take. Default 2 s.
     pub store_timeout: Duration,
     /// With Redis: after how much silence a worker counts as dead, and its users as gone. Default
@@ -53,6 +58,8 @@ impl ChatConfig {
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             cors_origins: Vec::new(),
+            publish_tokens: Vec::new(),
+            workspace_policy: WorkspacePolicy::default(),
             store_timeout: Duration::from_secs(2),
             presence_lease: Duration::from_secs(15),
             presence_interval: Duration::from_secs(5),

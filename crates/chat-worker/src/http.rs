@@ -21,10 +21,10 @@ pub(crate) struct Vitals {
     pub(crate) bus: Arc<dyn Bus>,
 }
 
-/// All routes, with the origin rules around them.
+/// All routes, `more` among them, with the origin rules around them.
 pub(crate) fn routes(
     socket_io: Router,
-    login: Router,
+    more: Router,
     vitals: Vitals,
     origins: AllowedOrigins,
 ) -> Router {
@@ -33,7 +33,7 @@ pub(crate) fn routes(
         .merge(socket_io)
         .merge(client_bundle::routes())
         .merge(page::routes())
-        .merge(login)
+        .merge(more)
         // Outermost: socketioxide answers a preflight with an error.
         .layer(middleware::from_fn_with_state(
             Arc::new(origins),

@@ -18,10 +18,12 @@ use crate::backend::Parts;
 use crate::chat::identity::NoRandomness;
 use crate::data_dir::{DataDirError, DataDirLock};
 use crate::origin::AllowedOrigins;
+use crate::publish_routes::Publishing;
 use crate::sockets::Sockets;
 use crate::store::Health;
 use crate::store::sqlite::{DatabaseError, SqliteStartError};
 
+mod arriving_body;
 mod backend;
 pub mod chat;
 mod client_bundle;
@@ -35,6 +37,7 @@ pub mod migrate;
 pub mod nodes;
 mod origin;
 mod page;
+mod publish_routes;
 mod redis_url;
 mod sockets;
 pub mod store;
@@ -113,26 +116,23 @@ impl Chat {
             store: store.clone(),
             bus: adapter.bus().clone(),
         };
-        let sockets = Arc::new(Sockets::new(
-            store,
-            adapter,
-            config.message_max,
-            config.max_buffered,
-        ));
+        let sockets = Arc::new(Sockets::new(store, adapter, &config));
         let socket_io = sockets::routes(
             sockets.clone(),
             config.ping_interval,
             config.ping_timeout,
             config.max_payload,
         );
-        let login = login_routes::routes(sockets.clone());
+        let publishing = Publishing::new(&config.publish_tokens, config.max_payload);
+        let more = login_routes::routes(sockets.clone())
+            .merge(publish_routes::routes(sockets.clone(), publishing));
         let background = vec![
             tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
             tokio::spawn(sockets::keep_caught_up(sockets.clone())).abort_handle(),
         ];
         Ok(Self {
             sockets,
-            router: http::routes(socket_io, login, vitals, origins),
+            router: http::routes(socket_io, more, vitals, origins),
             background,
             _data_dir: data_dir,
         })

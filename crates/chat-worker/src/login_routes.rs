@@ -1,18 +1,16 @@
 //! Log-in and log-out over HTTP: `POST /login`, `GET /login`, `GET /logout`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value as Json, json};
-use tokio::time::timeout;
 
+use crate::arriving_body::{self, NotArrived};
 use crate::chat::identity::{USERNAME_MAX, random_id, username};
 use crate::chat::reply::{Code, Refusal};
 use crate::login_session::{self, session_id_of};
@@ -22,9 +20,6 @@ use crate::store::{Session, StoreError};
 
 /// Bytes of a log-in's body: the longest name with each of its characters escaped is a fifth of it.
 const BODY_MAX: usize = 8 * 1024;
-
-/// How long the body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a browser says of where a request comes from.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -146,9 +141,16 @@ async fn log_in(State(sockets): State<Arc<Sockets>>, request: Request) -> Respon
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Form::accepted(&parts.headers).refuse(status, Code::Invalid, expected);
     };
-    let body = match read(body).await {
+    let body = match arriving_body::read(body, BODY_MAX).await {
         Ok(body) => body,
-        Err((status, code, why)) => return form.refuse(status, code, why),
+        Err(NotArrived::TooLarge) => {
+            let why = format!("a log-in has at most {BODY_MAX} bytes");
+            return form.refuse(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, why);
+        }
+        Err(NotArrived::Incomplete) => {
+            let why = "the request did not arrive in time";
+            return form.refuse(StatusCode::REQUEST_TIMEOUT, Code::Invalid, why);
+        }
     };
     let user = form.field_user(&body);
     let Some(name) = user.as_deref().and_then(username) else {
@@ -176,22 +178,6 @@ async fn log_in(State(sockets): State<Arc<Sockets>>, request: Request) -> Respon
     match begun.await {
         Ok(session) => form.done(Some(&session), login_session::set_cookie(&token, secure)),
         Err(error) => form.unavailable(&error),
-    }
-}
-
-async fn read(body: Body) -> Result<axum::body::Bytes, (StatusCode, Code, String)> {
-    match timeout(BODY_PATIENCE, to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err((
-            StatusCode::PAYLOAD_TOO_LARGE,
-            Code::TooLarge,
-            format!("a log-in has at most {BODY_MAX} bytes"),
-        )),
-        Err(_) => Err((
-            StatusCode::REQUEST_TIMEOUT,
-            Code::Invalid,
-            "the request did not arrive in time".to_owned(),
-        )),
     }
 }
 

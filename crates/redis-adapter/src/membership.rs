@@ -13,25 +13,41 @@ use socketioxide_core::Sid;
 pub(crate) struct Membership {
     sockets: HashMap<Sid, SocketRooms>,
     rooms: HashMap<Arc<str>, Room>,
-    next_visit: u64,
+    /// Counts what happens, so that of two things it is known which came first.
+    clock: u64,
 }
 
 /// The rooms of one socket.
 struct SocketRooms {
-    visit: Visit,
+    /// Its stay in the namespace, named by its beginning: a client may leave and come back with the
+    /// same id, and what was begun for its last stay must not touch this one.
+    visit: u64,
     rooms: HashMap<Arc<str>, Place>,
 }
 
-/// One stay of a socket in the namespace: a client may leave and come back with
-/// the same id, and what was begun for its last stay must not touch this one.
+/// A place that was reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Visit(u64);
+pub(crate) struct Reserved {
+    visit: u64,
+    at: u64,
+}
+
+/// What came of a reservation.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// The rooms that the socket is in by it.
+    pub(crate) joined: Vec<Arc<str>>,
+    /// The rooms whose channels nobody needs any more.
+    pub(crate) emptied: Vec<Arc<str>>,
+}
 
 #[derive(Default)]
 struct Place {
     joined: bool,
     /// Joins under way.
     reservations: u32,
+    /// When it was last left: joins that began before are undone.
+    left: u64,
 }
 
 #[derive(Default)]
@@ -66,45 +82,53 @@ impl Membership {
         self.place(sid, room).joined = true;
     }
 
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
     /// Holds a place for `sid` in each of `rooms`, whose channels the caller
     /// now subscribes. To be ended by [`settle`](Self::settle).
-    pub(crate) fn reserve(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Visit {
+    pub(crate) fn reserve(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Reserved {
         let visit = self.socket(sid).visit;
         for room in rooms {
             self.place(sid, room).reservations += 1;
             self.rooms.entry(room.clone()).or_default().has_channel = true;
         }
-        visit
+        let at = self.tick();
+        Reserved { visit, at }
     }
 
-    /// Ends a reservation, with the socket in the rooms or not. Returns the
-    /// rooms whose channels nobody needs any more, and whether the socket's
-    /// visit still lasts; if not, nothing was done.
+    /// Ends a reservation, with the socket in the rooms or not; not in those that it was told to
+    /// leave meanwhile. Nothing is done when the socket's visit has ended.
     pub(crate) fn settle(
         &mut self,
         sid: Sid,
-        visit: Visit,
+        reserved: Reserved,
         rooms: &[Arc<str>],
         join: bool,
-    ) -> (Vec<Arc<str>>, bool) {
-        if self
-            .sockets
-            .get(&sid)
-            .is_none_or(|socket| socket.visit != visit)
-        {
-            return (Vec::new(), false);
+    ) -> Settled {
+        let visit = self.sockets.get(&sid).map(|socket| socket.visit);
+        if visit != Some(reserved.visit) {
+            return Settled::default();
         }
+        let mut joined = Vec::new();
         for room in rooms {
             let place = self.place(sid, room);
             place.reservations = place.reservations.saturating_sub(1);
-            place.joined |= join;
+            if join && place.left < reserved.at {
+                place.joined = true;
+                joined.push(room.clone());
+            }
         }
-        (self.vacate(sid, rooms), true)
+        let emptied = self.vacate(sid, rooms);
+        Settled { joined, emptied }
     }
 
-    /// Takes `sid` out of `rooms`; places reserved stay. Returns the rooms
+    /// Takes `sid` out of `rooms`; joins that are under way come to nothing. Returns the rooms
     /// whose channels nobody needs any more.
     pub(crate) fn leave(&mut self, sid: Sid, rooms: &[Arc<str>]) -> Vec<Arc<str>> {
+        let now = self.tick();
         for room in rooms {
             if let Some(place) = self
                 .sockets
@@ -112,6 +136,7 @@ impl Membership {
                 .and_then(|socket| socket.rooms.get_mut(room))
             {
                 place.joined = false;
+                place.left = now;
             }
         }
         self.vacate(sid, rooms)
@@ -135,10 +160,11 @@ impl Membership {
     }
 
     fn socket(&mut self, sid: Sid) -> &mut SocketRooms {
+        let clock = &mut self.clock;
         self.sockets.entry(sid).or_insert_with(|| {
-            self.next_visit += 1;
+            *clock += 1;
             SocketRooms {
-                visit: Visit(self.next_visit),
+                visit: *clock,
                 rooms: HashMap::new(),
             }
         })
@@ -189,16 +215,29 @@ mod tests {
         rooms.iter().map(|room| Arc::from(*room)).collect()
     }
 
+    fn settled(joined: &[&str], emptied: &[&str]) -> Settled {
+        Settled {
+            joined: names(joined),
+            emptied: names(emptied),
+        }
+    }
+
     #[test]
     fn a_channel_is_needed_from_the_first_reservation_to_the_last_member() {
         let (mut membership, a, b) = (Membership::default(), Sid::new(), Sid::new());
         let room = names(&["r"]);
-        let visit_a = membership.reserve(a, &room);
+        let of_a = membership.reserve(a, &room);
         assert!(membership.has_room("r"));
-        let visit_b = membership.reserve(b, &room);
-        assert_eq!(membership.settle(a, visit_a, &room, true), (vec![], true));
+        let of_b = membership.reserve(b, &room);
+        assert_eq!(
+            membership.settle(a, of_a, &room, true),
+            settled(&["r"], &[])
+        );
         assert_eq!(membership.leave(a, &room), names(&[]));
-        assert_eq!(membership.settle(b, visit_b, &room, false), (room, true));
+        assert_eq!(
+            membership.settle(b, of_b, &room, false),
+            settled(&[], &["r"])
+        );
         assert!(!membership.has_room("r"));
     }
 
@@ -208,8 +247,14 @@ mod tests {
         let room = names(&["r"]);
         let first = membership.reserve(sid, &room);
         let second = membership.reserve(sid, &room);
-        assert_eq!(membership.settle(sid, second, &room, true), (vec![], true));
-        assert_eq!(membership.settle(sid, first, &room, false), (vec![], true));
+        assert_eq!(
+            membership.settle(sid, second, &room, true),
+            settled(&["r"], &[])
+        );
+        assert_eq!(
+            membership.settle(sid, first, &room, false),
+            settled(&[], &[])
+        );
         assert!(membership.has_room("r"));
         assert_eq!(membership.leave(sid, &room), room);
     }
@@ -222,9 +267,36 @@ mod tests {
         assert_eq!(membership.remove(sid), room);
         assert_eq!(membership.remove(sid), names(&[]));
         let new = membership.reserve(sid, &room);
-        assert_eq!(membership.settle(sid, old, &room, false), (vec![], false));
-        assert_eq!(membership.settle(sid, new, &room, true), (vec![], true));
+        assert_eq!(membership.settle(sid, old, &room, true), settled(&[], &[]));
+        assert_eq!(
+            membership.settle(sid, new, &room, true),
+            settled(&["r"], &[])
+        );
         assert_eq!(membership.rooms_with_channel(), room);
+    }
+
+    #[test]
+    fn a_leave_undoes_the_joins_that_began_before_it() {
+        let (mut membership, sid) = (Membership::default(), Sid::new());
+        let (room, both) = (names(&["r"]), names(&["r", "s"]));
+        let before = membership.reserve(sid, &both);
+        assert_eq!(membership.leave(sid, &room), names(&[]));
+        let after = membership.reserve(sid, &room);
+        assert_eq!(
+            membership.settle(sid, before, &both, true),
+            settled(&["s"], &[])
+        );
+        assert!(!membership.has_joined(sid, "r"));
+        assert_eq!(
+            membership.settle(sid, after, &room, true),
+            settled(&["r"], &[])
+        );
+        let again = membership.reserve(sid, &room);
+        assert_eq!(membership.leave(sid, &room), names(&[]));
+        assert_eq!(
+            membership.settle(sid, again, &room, true),
+            settled(&[], &["r"])
+        );
     }
 
     #[test]

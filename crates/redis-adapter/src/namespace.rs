@@ -18,7 +18,7 @@ use crate::broadcast::{self, EncodeError, Header};
 use crate::bus::{BusError, Publication};
 use crate::channel;
 use crate::gate_table::GateTable;
-use crate::membership::{Membership, Visit};
+use crate::membership::{Membership, Reserved, Settled};
 use crate::msgpack::DecodeError;
 use crate::screen::{Keep, Screens};
 use crate::state::Shared;
@@ -300,14 +300,14 @@ impl Namespace {
         let mut channels: Vec<String> = rooms.iter().map(|room| self.room_channel(room)).collect();
         channels.push(self.base_channel());
         let mut membership = self.membership();
-        let visit = membership.reserve(sid, &rooms);
+        let reserved = membership.reserve(sid, &rooms);
         let confirmation = self.shared.bus.subscribe(channels);
         drop(membership);
         let reservation = Reservation {
             namespace: self.clone(),
             sid,
             socket,
-            visit,
+            reserved,
             rooms,
             settled: false,
         };
@@ -384,9 +384,9 @@ impl Namespace {
 pub(crate) struct Reservation {
     namespace: Arc<Namespace>,
     sid: Sid,
-    /// To see whether it is still connected; without it only the visit tells.
+    /// To see whether it is still connected; without it only the reservation tells.
     socket: Option<SocketRef<Adapter>>,
-    visit: Visit,
+    reserved: Reserved,
     rooms: Vec<Arc<str>>,
     settled: bool,
 }
@@ -418,9 +418,9 @@ impl Reservation {
         // that takes this lock to forget the socket: none is joined after that.
         let connected = self.socket.as_ref().is_none_or(|socket| socket.connected());
         let (sid, join) = (self.sid, join && connected);
-        let (emptied, visiting) = membership.settle(sid, self.visit, &self.rooms, join);
-        if join && visiting {
-            self.namespace.local.add_all(sid, names(&self.rooms));
+        let Settled { joined, emptied } = membership.settle(sid, self.reserved, &self.rooms, join);
+        if !joined.is_empty() {
+            self.namespace.local.add_all(sid, names(&joined));
         }
         self.namespace.unsubscribe(emptied);
     }

@@ -192,7 +192,8 @@ impl AdapterState {
         })
     }
 
-    /// Leaves `rooms`; a room whose last local member this was is unsubscribed.
+    /// Leaves `rooms`, also those whose join is still under way; a room whose last local member
+    /// this was is unsubscribed.
     pub fn leave<R: AsRef<str>>(&self, socket: &SocketRef<Adapter>, rooms: &[R]) {
         if let Some(namespace) = self.0.namespace(socket.ns()) {
             namespace.leave(socket.id, rooms);

@@ -4,5 +4,7 @@ pub mod history;
 pub mod identity;
 pub mod lobby;
 pub mod message;
+pub mod outside;
 pub mod reply;
 pub mod roster;
+pub mod workspace;

@@ -3,6 +3,7 @@
 
 use redis_adapter::Adapter;
 use socketioxide::socket::Socket;
+use socketioxide::{SendError, SocketError};
 use sticky_worker::ClientHandle;
 
 fn handle(socket: &Socket<Adapter>) -> Option<&ClientHandle> {
@@ -25,5 +26,12 @@ pub(super) fn queued(socket: &Socket<Adapter>, bytes: usize) -> u64 {
 pub(super) fn cut(socket: &Socket<Adapter>) {
     if let Some(client) = handle(socket) {
         client.cut();
+    }
+}
+
+/// Sends away a client whose queue had no room for an answer: it would wait for that for ever.
+pub(super) fn cut_if_full(socket: &Socket<Adapter>, sent: Result<(), SendError>) {
+    if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sent {
+        cut(socket);
     }
 }

@@ -54,36 +54,41 @@ impl ConnectHandler<Adapter, Connect> for Connect {
     }
 }
 
-/// Registers what every socket needs, and the events that it may send.
+/// Registers what every socket of a session needs, and the events that it may send.
 pub(super) fn attach(
     lane: &Arc<Lane>,
     socket: &Arc<Socket<Adapter>>,
     events: &[(&'static str, Kind)],
 ) {
-    let sockets = &lane.sockets;
-    let parts = socket.req_parts();
-    let address = parts.extensions.get::<ClientAddress>();
-    let address = address.and_then(|address| address.0);
     let (sid, ns, user) = (socket.id, socket.ns(), &lane.session.user);
-    tracing::debug!(%sid, ns, user, ?address, "connected");
-    let reference = SocketRef::from(socket.clone());
-    sockets.adapter.connected(&reference);
+    tracing::debug!(%sid, ns, user, "connected");
+    bound(&lane.sockets, socket);
     // Before the store is asked whether the session has ended.
-    sockets.sessions.add(&lane.session.id, socket);
-    if let Some(client) = parts.extensions.get::<ClientHandle>().cloned() {
-        let (metered, max) = (client.clone(), sockets.max_buffered);
-        let fits = move |bytes| metered.queued(bytes) <= max;
-        sockets.adapter.meter(&reference, fits);
-        // What it missed is in the store, and comes when it is back.
-        sockets
-            .adapter
-            .on_overflow(&reference, move || client.cut());
-    }
+    lane.sockets.sessions.add(&lane.session.id, socket);
     for (name, kind) in events {
         let (lane, kind) = (lane.clone(), *kind);
         socket.on(*name, OnEvent { lane, kind });
     }
     socket.on_disconnect(OnDisconnect { lane: lane.clone() });
+}
+
+/// Lets the adapter know the socket, and bounds what may wait for it.
+pub(super) fn bound(sockets: &Sockets, socket: &Arc<Socket<Adapter>>) {
+    let extensions = &socket.req_parts().extensions;
+    let address = extensions.get::<ClientAddress>();
+    let address = address.and_then(|address| address.0);
+    tracing::debug!(sid = %socket.id, ns = socket.ns(), ?address, "a socket");
+    let reference = SocketRef::from(socket.clone());
+    sockets.adapter.connected(&reference);
+    if let Some(client) = extensions.get::<ClientHandle>().cloned() {
+        let (metered, max) = (client.clone(), sockets.max_buffered);
+        let fits = move |bytes| metered.queued(bytes) <= max;
+        sockets.adapter.meter(&reference, fits);
+        // What is kept of what it missed comes when it is back.
+        sockets
+            .adapter
+            .on_overflow(&reference, move || client.cut());
+    }
 }
 
 struct OnEvent {

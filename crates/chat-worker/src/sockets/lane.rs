@@ -1,7 +1,7 @@
 //! One socket's work, one thing after the other: handlers of a socket run concurrently in
 //! socketioxide, and a conversation needs its order. An idle lane has no task.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::client::{cut, queued};
+use super::client::{cut, cut_if_full, queued};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
 use super::session_sockets::end;
-use super::{history, leave, lobby, login, private_message};
+use super::{history, leave, lobby, login, private_message, workspaces};
 use crate::chat::reply::Refusal;
 use crate::store::{Position, Session, StoreError, StoreFuture};
 
@@ -50,6 +50,7 @@ pub(super) enum Kind {
     Messages,
     LobbyJoin,
     LobbyChat,
+    Application,
 }
 
 pub(super) struct Event {
@@ -146,6 +147,8 @@ struct Queue {
     online: bool,
     /// Whether the others in the lobby were told of the socket.
     announced: bool,
+    /// Rooms that the socket asked for.
+    rooms: HashSet<String>,
     /// Whether the session had ended when the socket came: what it sends is not dealt with.
     ended: bool,
     /// Until the socket's end is dealt with.
@@ -163,6 +166,7 @@ impl Lane {
                 running: false,
                 online: false,
                 announced: false,
+                rooms: HashSet::new(),
                 ended: false,
                 alive: Some(sockets.tasks.token()),
             }),
@@ -205,6 +209,16 @@ impl Lane {
         self.sockets.was_told(&self.session.user, position);
     }
 
+    /// Takes note of a room that the socket is to join; false when it has `max` others.
+    pub(super) fn enters_room(&self, room: &str, max: usize) -> bool {
+        let rooms = &mut self.queue().rooms;
+        rooms.contains(room) || (rooms.len() < max && rooms.insert(room.to_owned()))
+    }
+
+    pub(super) fn left_room(&self, room: &str) {
+        self.queue().rooms.remove(room);
+    }
+
     /// Takes an event, or refuses it at once when too much waits already.
     pub(super) fn event(self: &Arc<Self>, mut event: Event) {
         let mut queue = self.queue();
@@ -213,9 +227,7 @@ impl Lane {
             drop(queue);
             if event.ack.is_some() {
                 let sent = event.ack_sender().send(&Refusal::rate_limited().ack());
-                if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sent {
-                    cut(&event.socket);
-                }
+                cut_if_full(&event.socket, sent);
             }
             return;
         }
@@ -259,6 +271,7 @@ impl Lane {
                         Kind::Messages => history::run(&self, event).await,
                         Kind::LobbyJoin => lobby::join(&self, event).await,
                         Kind::LobbyChat => lobby::chat(&self, event).await,
+                        Kind::Application => workspaces::application(&self, event).await,
                     };
                 }
                 Job::Leave => {

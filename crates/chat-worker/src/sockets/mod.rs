@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use self::heard::Heard;
 use self::session_sockets::SessionSockets;
+use crate::ChatConfig;
 use crate::chat::message::Message;
+use crate::chat::workspace::WorkspacePolicy;
 use crate::store::{Position, Store};
 
 mod authenticate;
@@ -33,9 +35,12 @@ mod leave;
 mod lobby;
 mod log_out;
 mod login;
+pub(crate) mod outside;
 mod presence;
 mod private_message;
+mod rooms;
 mod session_sockets;
+mod workspaces;
 
 pub(crate) use catch_up::keep_caught_up;
 pub(crate) use presence::keep_presence;
@@ -67,6 +72,7 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_buffered: u64,
+    workspace_policy: WorkspacePolicy,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
     /// Users with sockets here: how many, and up to where the first of them was told the past, once
@@ -78,18 +84,14 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        adapter: AdapterState,
-        message_max: usize,
-        max_buffered: usize,
-    ) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, adapter: AdapterState, config: &ChatConfig) -> Self {
         Self {
             store,
             adapter,
             tasks: TaskTracker::new(),
-            message_max,
-            max_buffered: max_buffered as u64,
+            message_max: config.message_max,
+            max_buffered: config.max_buffered as u64,
+            workspace_policy: config.workspace_policy,
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             online: Mutex::default(),
@@ -221,7 +223,10 @@ pub(crate) fn routes(
         .build_svc();
     io.ns(NAMESPACE, connect::Connect(sockets.clone()));
     io.ns(lobby::NAMESPACE, lobby::Connect(sockets.clone()));
+    io.ns(workspaces::NAMESPACE, workspaces::Connect(sockets.clone()));
+    io.ns(rooms::NAMESPACE, rooms::Connect(sockets.clone()));
     log_out::listen(&sockets);
+    outside::listen(&sockets);
     lobby::listen(&sockets);
     Router::new().route_service("/socket.io/", service)
 }

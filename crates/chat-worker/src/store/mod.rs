@@ -184,6 +184,12 @@ pub trait Store: Send + Sync + 'static {
     /// The user's name, if a socket of theirs is anywhere in the cluster just now.
     fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>>;
 
+    /// Whether the user is in the set of the workspace's members. A store that has no such sets
+    /// knows none.
+    fn is_in_workspace<'a>(&'a self, _user: &'a str, _workspace: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// To be called every [`Store::tend_interval`]: says that this process lives, renews the
     /// sessions of its sockets, and repairs what dead processes left.
     fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>>;

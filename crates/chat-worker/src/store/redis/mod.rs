@@ -7,6 +7,7 @@
 //! | `cc:{messages:<userID>}:ids` | sorted set | `<from> <id>` by time: what was stored lately |
 //! | `cc:{lobby}:log` | list | JSON of the lobby's last messages, oldest first |
 //! | `cc:{lobby}:ids` | sorted set | `<from> <id>` by time: what was said lately |
+//! | `cc:workspace:<workspaceId>` | set | user ids of its members; written by others, read here |
 //! | `cc:presence:<userID>` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
 //! | `cc:sockets:<instance>` | hash | socket → `<userID> <sessionID>`: a process's live sockets |
 //! | `cc:instance:<instance>` | string | the lease of a process; expires when it is silent |
@@ -190,6 +191,10 @@ impl Store for RedisStore {
 
     fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>> {
         self.bounded(self.read_connected_name(user))
+    }
+
+    fn is_in_workspace<'a>(&'a self, user: &'a str, workspace: &'a str) -> StoreFuture<'a, bool> {
+        self.bounded(self.read_workspace_member(user, workspace))
     }
 
     fn tend(&self) -> StoreFuture<'_, Vec<PresenceChange>> {

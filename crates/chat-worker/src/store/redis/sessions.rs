@@ -173,6 +173,21 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    pub(super) async fn read_workspace_member(
+        &self,
+        user: &str,
+        workspace: &str,
+    ) -> RedisResult<bool> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("SISMEMBER")
+            .arg(format!("cc:workspace:{workspace}"))
+            .arg(user)
+            .query_async(&mut connection)
+            .await
+    }
+}
+
 fn flag(connected: bool) -> &'static str {
     if connected { "true" } else { "false" }
 }

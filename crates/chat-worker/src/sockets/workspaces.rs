@@ -1,0 +1,107 @@
+//! Workspace rooms: namespace `/workspaces`, for browsers that are logged in.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use redis_adapter::Adapter;
+use socketioxide::extract::SocketRef;
+use socketioxide::handler::{ConnectHandler, Value};
+use socketioxide::socket::Socket;
+
+use super::authenticate::{ConnectError, by_login};
+use super::client::cut_if_full;
+use super::lane::{Event, Kind, Lane};
+use super::rooms::unheard;
+use super::{Sockets, connect};
+use crate::chat::reply::Refusal;
+use crate::chat::workspace::{Subscription, WorkspaceAnswer, WorkspacePolicy, WorkspaceRequest};
+use crate::store::Session;
+
+/// The namespace of workspace rooms.
+pub(super) const NAMESPACE: &str = "/workspaces";
+
+/// Rooms of one socket: each costs a subscription.
+const MAX_ROOMS: usize = 1_000;
+
+/// The connect handler of the namespace.
+#[derive(Clone)]
+pub(super) struct Connect(pub(super) Arc<Sockets>);
+
+impl ConnectHandler<Adapter, Connect> for Connect {
+    /// Runs before the connection's next packet is read. Nothing here may wait.
+    fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
+        let Some(session) = socket.extensions.remove::<Session>() else {
+            // The middleware put it there; without it nobody is connected.
+            return;
+        };
+        let lane = Lane::new(self.0.clone(), session);
+        connect::attach(&lane, &socket, &[("application", Kind::Application)]);
+        lane.enter(socket);
+    }
+
+    fn call_middleware<'a>(
+        &'a self,
+        socket: Arc<Socket<Adapter>>,
+        _auth: &'a Option<Value>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ConnectError>> + Send + 'a>> {
+        Box::pin(async move {
+            let session = by_login(&self.0, &socket).await?;
+            socket.extensions.insert(session);
+            Ok(())
+        })
+    }
+}
+
+/// `application`: subscribes to a workspace's room or ends that, and says so with
+/// `application_response`. Returns whether the store answered, as far as it was asked.
+pub(super) async fn application(lane: &Arc<Lane>, mut event: Event) -> bool {
+    let request = event.payload();
+    let done = act(lane, &event, &request).await;
+    let (done, store_answers) = match done {
+        Ok(()) => (Ok(()), true),
+        Err(Failure::Refused(why)) => (Err(why), true),
+        Err(Failure::Unavailable(why)) => (Err(why), false),
+    };
+    let answer = WorkspaceAnswer::new(&request, &done);
+    let sent = event.socket.emit("application_response", &answer);
+    cut_if_full(&event.socket, sent);
+    store_answers
+}
+
+enum Failure {
+    Refused(String),
+    Unavailable(String),
+}
+
+async fn act(lane: &Arc<Lane>, event: &Event, request: &serde_json::Value) -> Result<(), Failure> {
+    let request = WorkspaceRequest::from_payload(request).map_err(Failure::Refused)?;
+    let sockets = &lane.sockets;
+    let socket = SocketRef::from(event.socket.clone());
+    let room = request.room();
+    if request.subscription == Subscription::Unsubscribe {
+        sockets.adapter.leave(&socket, &[&room]);
+        lane.left_room(&room);
+        return Ok(());
+    }
+    if sockets.workspace_policy == WorkspacePolicy::RedisSet {
+        let user = &lane.session.user;
+        let asked = sockets.store.is_in_workspace(user, &request.workspace);
+        let unavailable = |refusal: Refusal| Failure::Unavailable(refusal.message);
+        if !event.ask(asked).await.map_err(unavailable)? {
+            return Err(Failure::Refused(
+                "not a member of this workspace".to_owned(),
+            ));
+        }
+    }
+    if !lane.enters_room(&room, MAX_ROOMS) {
+        let why = format!("more than {MAX_ROOMS} rooms");
+        return Err(Failure::Refused(why));
+    }
+    let joined = sockets.adapter.join(&socket, &[&room]).await;
+    joined.map_err(|error| {
+        tracing::debug!(%error, "a workspace's room could not be joined");
+        lane.left_room(&room);
+        Failure::Refused(unheard().message)
+    })
+}
