@@ -1,4 +1,4 @@
-//! A socket arrives at the private messages, and what is registered for any socket.
+//! A socket arrives: who it is, and what is registered for it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,13 +15,55 @@ use sticky_worker::{ClientAddress, ClientHandle};
 use tokio::time::Instant;
 
 use super::Sockets;
-use super::authenticate::{ConnectError, Credentials, by_credentials};
+use super::authenticate::{ConnectError, Credentials, by_credentials, by_login};
 use super::lane::{Event, Kind, Lane};
 use crate::store::Session;
 
-/// The connect handler of the namespace.
+/// A namespace whose sockets have a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// Private messages: whoever gives a name, has a session, or is logged in.
+    PrivateMessages,
+    /// The lobby: browsers that are logged in.
+    Lobby,
+    /// Workspace rooms: browsers that are logged in.
+    Workspaces,
+}
+
+impl Entrance {
+    /// The events that a socket may send.
+    fn events(self) -> &'static [(&'static str, Kind)] {
+        match self {
+            Entrance::PrivateMessages => &[
+                ("private message", Kind::PrivateMessage),
+                ("messages", Kind::Messages),
+            ],
+            Entrance::Lobby => &[("join", Kind::LobbyJoin), ("chat", Kind::LobbyChat)],
+            Entrance::Workspaces => &[("application", Kind::Application)],
+        }
+    }
+
+    async fn authenticate(
+        self,
+        sockets: &Sockets,
+        socket: &Arc<Socket<Adapter>>,
+        auth: &Option<Value>,
+    ) -> Result<Session, ConnectError> {
+        if self != Entrance::PrivateMessages {
+            return by_login(sockets, socket).await;
+        }
+        let Ok(TryData(auth)) = TryData::<Json>::from_connect_parts(socket, auth);
+        let credentials = auth.as_ref().map(Credentials::read).unwrap_or_default();
+        by_credentials(sockets, socket, credentials).await
+    }
+}
+
+/// The connect handler of such a namespace.
 #[derive(Clone)]
-pub(super) struct Connect(pub(super) Arc<Sockets>);
+pub(super) struct Connect {
+    pub(super) sockets: Arc<Sockets>,
+    pub(super) entrance: Entrance,
+}
 
 impl ConnectHandler<Adapter, Connect> for Connect {
     /// Runs before the connection's next packet is read. Nothing here may wait.
@@ -30,13 +72,12 @@ impl ConnectHandler<Adapter, Connect> for Connect {
             // The middleware put it there; without it nobody is connected.
             return;
         };
-        let lane = Lane::new(self.0.clone(), session);
-        let events = [
-            ("private message", Kind::PrivateMessage),
-            ("messages", Kind::Messages),
-        ];
-        attach(&lane, &socket, &events);
-        lane.login(socket);
+        let lane = Lane::new(self.sockets.clone(), session);
+        attach(&lane, &socket, self.entrance.events());
+        match self.entrance {
+            Entrance::PrivateMessages => lane.login(socket),
+            Entrance::Lobby | Entrance::Workspaces => lane.enter(socket),
+        }
     }
 
     fn call_middleware<'a>(
@@ -44,10 +85,9 @@ impl ConnectHandler<Adapter, Connect> for Connect {
         socket: Arc<Socket<Adapter>>,
         auth: &'a Option<Value>,
     ) -> Pin<Box<dyn Future<Output = Result<(), ConnectError>> + Send + 'a>> {
-        let Ok(TryData(auth)) = TryData::<Json>::from_connect_parts(&socket, auth);
-        let credentials = auth.as_ref().map(Credentials::read).unwrap_or_default();
         Box::pin(async move {
-            let session = by_credentials(&self.0, &socket, credentials).await?;
+            let Self { sockets, entrance } = self;
+            let session = entrance.authenticate(sockets, &socket, auth).await?;
             socket.extensions.insert(session);
             Ok(())
         })
@@ -55,11 +95,7 @@ impl ConnectHandler<Adapter, Connect> for Connect {
 }
 
 /// Registers what every socket of a session needs, and the events that it may send.
-pub(super) fn attach(
-    lane: &Arc<Lane>,
-    socket: &Arc<Socket<Adapter>>,
-    events: &[(&'static str, Kind)],
-) {
+fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static str, Kind)]) {
     let (sid, ns, user) = (socket.id, socket.ns(), &lane.session.user);
     tracing::debug!(%sid, ns, user, "connected");
     bound(&lane.sockets, socket);

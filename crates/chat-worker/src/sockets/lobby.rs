@@ -3,61 +3,24 @@
 //! What is said is stored and published on one channel, which every process hears; each emits to its
 //! own sockets only.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redis_adapter::Adapter;
 use serde::Serialize;
 use serde_json::Value as Json;
-use socketioxide::handler::{ConnectHandler, Value};
-use socketioxide::socket::Socket;
 
-use super::authenticate::{ConnectError, by_login};
-use super::lane::{ACK_BYTES, Event, Kind, Lane};
-use super::{Sockets, connect};
+use super::Sockets;
+use super::lane::{ACK_BYTES, Event, Lane};
 use crate::chat::identity::random_id;
 use crate::chat::lobby::{Action, CHANNEL, Join, Line, LineDraft, NewLine, key};
 use crate::chat::reply::{Code, Refusal, StoredAck};
-use crate::store::Session;
 
 /// The namespace of the lobby.
 pub(super) const NAMESPACE: &str = "/lobby";
 
 /// What the others are told of who comes.
 const JOINED: &str = "joined the lobby";
-
-/// The connect handler of the namespace.
-#[derive(Clone)]
-pub(super) struct Connect(pub(super) Arc<Sockets>);
-
-impl ConnectHandler<Adapter, Connect> for Connect {
-    /// Runs before the connection's next packet is read. Nothing here may wait.
-    fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
-        let Some(session) = socket.extensions.remove::<Session>() else {
-            // The middleware put it there; without it nobody is connected.
-            return;
-        };
-        let lane = Lane::new(self.0.clone(), session);
-        let events = [("join", Kind::LobbyJoin), ("chat", Kind::LobbyChat)];
-        connect::attach(&lane, &socket, &events);
-        lane.enter(socket);
-    }
-
-    fn call_middleware<'a>(
-        &'a self,
-        socket: Arc<Socket<Adapter>>,
-        _auth: &'a Option<Value>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ConnectError>> + Send + 'a>> {
-        Box::pin(async move {
-            let session = by_login(&self.0, &socket).await?;
-            socket.extensions.insert(session);
-            Ok(())
-        })
-    }
-}
 
 /// `join`: what was said lately, as the acknowledgement; the others are told of who is new. Returns
 /// whether the store answered, as far as it was asked.

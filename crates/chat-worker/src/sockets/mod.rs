@@ -17,6 +17,7 @@ use serde::Serialize;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio_util::task::TaskTracker;
 
+use self::connect::{Connect, Entrance};
 use self::heard::Heard;
 use self::session_sockets::SessionSockets;
 use crate::ChatConfig;
@@ -221,9 +222,14 @@ pub(crate) fn routes(
         .max_buffer_size(MAX_PACKETS)
         .with_adapter::<Adapter>(sockets.adapter.clone())
         .build_svc();
-    io.ns(NAMESPACE, connect::Connect(sockets.clone()));
-    io.ns(lobby::NAMESPACE, lobby::Connect(sockets.clone()));
-    io.ns(workspaces::NAMESPACE, workspaces::Connect(sockets.clone()));
+    for (path, entrance) in [
+        (NAMESPACE, Entrance::PrivateMessages),
+        (lobby::NAMESPACE, Entrance::Lobby),
+        (workspaces::NAMESPACE, Entrance::Workspaces),
+    ] {
+        let sockets = sockets.clone();
+        io.ns(path, Connect { sockets, entrance });
+    }
     io.ns(rooms::NAMESPACE, rooms::Connect(sockets.clone()));
     log_out::listen(&sockets);
     outside::listen(&sockets);

@@ -1,57 +1,20 @@
 //! Workspace rooms: namespace `/workspaces`, for browsers that are logged in.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use redis_adapter::Adapter;
 use socketioxide::extract::SocketRef;
-use socketioxide::handler::{ConnectHandler, Value};
-use socketioxide::socket::Socket;
 
-use super::authenticate::{ConnectError, by_login};
 use super::client::cut_if_full;
-use super::lane::{Event, Kind, Lane};
+use super::lane::{Event, Lane};
 use super::rooms::unheard;
-use super::{Sockets, connect};
 use crate::chat::reply::Refusal;
 use crate::chat::workspace::{Subscription, WorkspaceAnswer, WorkspacePolicy, WorkspaceRequest};
-use crate::store::Session;
 
 /// The namespace of workspace rooms.
 pub(super) const NAMESPACE: &str = "/workspaces";
 
 /// Rooms of one socket: each costs a subscription.
 const MAX_ROOMS: usize = 1_000;
-
-/// The connect handler of the namespace.
-#[derive(Clone)]
-pub(super) struct Connect(pub(super) Arc<Sockets>);
-
-impl ConnectHandler<Adapter, Connect> for Connect {
-    /// Runs before the connection's next packet is read. Nothing here may wait.
-    fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
-        let Some(session) = socket.extensions.remove::<Session>() else {
-            // The middleware put it there; without it nobody is connected.
-            return;
-        };
-        let lane = Lane::new(self.0.clone(), session);
-        connect::attach(&lane, &socket, &[("application", Kind::Application)]);
-        lane.enter(socket);
-    }
-
-    fn call_middleware<'a>(
-        &'a self,
-        socket: Arc<Socket<Adapter>>,
-        _auth: &'a Option<Value>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ConnectError>> + Send + 'a>> {
-        Box::pin(async move {
-            let session = by_login(&self.0, &socket).await?;
-            socket.extensions.insert(session);
-            Ok(())
-        })
-    }
-}
 
 /// `application`: subscribes to a workspace's room or ends that, and says so with
 /// `application_response`. Returns whether the store answered, as far as it was asked.
