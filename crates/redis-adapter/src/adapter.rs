@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use socketioxide::adapter::Emitter;
 use socketioxide_core::adapter::errors::{AdapterError, BroadcastError};
 use socketioxide_core::adapter::{
@@ -11,27 +12,25 @@ use socketioxide_core::adapter::{
 };
 use socketioxide_core::packet::Packet;
 
-use crate::bus::BusError;
-use crate::namespace::Namespace;
+use crate::call::census;
+use crate::cluster::tell;
+use crate::namespace::{Namespace, target_of};
+use crate::request::{Ask, Target};
 use crate::state::{AdapterState, EmitError};
 
 /// The adapter, for `SocketIo::builder().with_adapter::<Adapter>(state)`.
 ///
-/// Broadcasts reach the sockets of every process that shares the bus. All else
-/// (`fetch_sockets`, `disconnect`, `emit_with_ack`, ...) is about this process's
-/// sockets only; `emit_with_ack` also passes by the gates of held sockets.
+/// Broadcasts, joins, leaves and disconnects reach the sockets of every process that shares the
+/// bus. What has an answer (`sockets`, `fetch_sockets`, `rooms`, `emit_with_ack`) is about this
+/// process's sockets only, because socketioxide's types have no place for JavaScript's sockets: the
+/// same is there for the whole cluster as a function of [`AdapterState`]. `emit_with_ack` passes by
+/// the gates of held sockets.
 pub struct Adapter {
     namespace: Arc<Namespace>,
 }
 
-impl From<BusError> for AdapterError {
-    fn from(error: BusError) -> Self {
-        Self(Box::new(error))
-    }
-}
-
 impl CoreAdapter<Emitter> for Adapter {
-    type Error = BusError;
+    type Error = EmitError;
     type State = AdapterState;
     type AckStream = <Emitter as SocketEmitter>::AckStream;
     type InitRes = ();
@@ -47,7 +46,7 @@ impl CoreAdapter<Emitter> for Adapter {
         on_success();
     }
 
-    async fn close(&self) -> Result<(), BusError> {
+    async fn close(&self) -> Result<(), EmitError> {
         self.namespace.shared.remove(&self.namespace);
         Ok(())
     }
@@ -80,7 +79,7 @@ impl CoreAdapter<Emitter> for Adapter {
         packet: Packet,
         opts: BroadcastOptions,
         timeout: Option<Duration>,
-    ) -> Result<Self::AckStream, BusError> {
+    ) -> Result<Self::AckStream, EmitError> {
         Ok(self.get_local().broadcast_with_ack(packet, opts, timeout).0)
     }
 
@@ -88,27 +87,73 @@ impl CoreAdapter<Emitter> for Adapter {
         &self,
         opts: BroadcastOptions,
         rooms: impl RoomParam,
-    ) -> Result<(), BusError> {
-        let rooms: Vec<Room> = rooms.into_room_iter().collect();
+    ) -> Result<(), EmitError> {
+        let rooms = names(rooms);
+        let told = self.told(&opts, |target| Ask::Join {
+            target,
+            rooms: rooms.clone(),
+        });
         let sockets = self.get_local().sockets(opts);
-        self.namespace.join_known(sockets, &rooms).await
+        self.namespace.join_known(sockets, &rooms).await?;
+        told.await
     }
 
     async fn del_sockets(
         &self,
         opts: BroadcastOptions,
         rooms: impl RoomParam,
-    ) -> Result<(), BusError> {
-        let rooms: Vec<Room> = rooms.into_room_iter().collect();
+    ) -> Result<(), EmitError> {
+        let rooms = names(rooms);
+        let told = self.told(&opts, |target| Ask::Leave {
+            target,
+            rooms: rooms.clone(),
+        });
         for sid in self.get_local().sockets(opts) {
             self.namespace.leave(sid, &rooms);
         }
-        Ok(())
+        told.await
+    }
+
+    async fn disconnect_socket(&self, opts: BroadcastOptions) -> Result<(), BroadcastError> {
+        let told = self.told(&opts, |target| Ask::Disconnect {
+            target,
+            close: false,
+        });
+        let disconnected = self.get_local().disconnect_socket(opts);
+        told.await.map_err(AdapterError::from)?;
+        disconnected.map_err(BroadcastError::Socket)
+    }
+
+    async fn server_count(&self) -> Result<u16, EmitError> {
+        let census = census(&self.namespace.shared, self.namespace.path()).await?;
+        Ok(u16::try_from(census.total.saturating_add(1)).unwrap_or(u16::MAX))
     }
 
     fn get_local(&self) -> &CoreLocalAdapter<Emitter> {
         &self.namespace.local
     }
+}
+
+impl Adapter {
+    /// Tells the other servers, unless only this process's sockets are meant. Queued at the call.
+    fn told(
+        &self,
+        opts: &BroadcastOptions,
+        ask: impl FnOnce(Target) -> Ask,
+    ) -> BoxFuture<'static, Result<(), EmitError>> {
+        let target = match opts.is_local(self.namespace.local.server_id()) {
+            true => None,
+            false => target_of(opts),
+        };
+        match target {
+            Some(target) => tell(&self.namespace, &ask(target)),
+            None => Box::pin(std::future::ready(Ok(()))),
+        }
+    }
+}
+
+fn names(rooms: impl RoomParam) -> Vec<String> {
+    rooms.into_room_iter().map(Room::into_owned).collect()
 }
 
 impl DefinedAdapter for Adapter {}

@@ -23,11 +23,11 @@ pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// Rooms of one message, in each list: bounds what a small message of short
 /// names can grow to in memory.
-const MAX_ROOMS: u32 = 65_536;
+pub(crate) const MAX_ROOMS: u32 = 65_536;
 
 /// Socket.IO's packet type of an event, and of one whose attachments JavaScript
 /// found before it encoded it (older emitters).
-const EVENT: u64 = 2;
+pub(crate) const EVENT: u64 = 2;
 const BINARY_EVENT: u64 = 5;
 
 /// Why a packet cannot be put on the wire.
@@ -89,7 +89,7 @@ pub fn encode(
     Ok(out.into())
 }
 
-fn write_names(
+pub(crate) fn write_names(
     out: &mut Vec<u8>,
     key: &str,
     names: &[impl AsRef<str>],

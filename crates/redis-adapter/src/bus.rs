@@ -29,6 +29,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Ends the subscription of each of `channels`; unknown ones are ignored.
     fn unsubscribe(&self, channels: Vec<String>);
 
+    /// How many processes are subscribed to each of `channels`, this one included, in their
+    /// order. The future resolves in bounded time.
+    fn subscribers(&self, channels: Vec<String>) -> BoxFuture<'static, Result<Vec<u64>, BusError>>;
+
     /// The orderly end: resolves when what was published is on its way, in
     /// bounded time. Nothing is to be published or subscribed after the call.
     fn close(&self) -> BoxFuture<'static, ()> {

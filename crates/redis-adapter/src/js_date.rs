@@ -30,6 +30,24 @@ pub(crate) fn json_of_timestamp(data: &[u8]) -> Result<String, DecodeError> {
     })
 }
 
+/// `Date.prototype.toString` of a time in ms since the epoch, where the time zone is UTC.
+pub(crate) fn words(ms: i64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let days = ms.div_euclid(MS_PER_DAY);
+    let (year, month, day) = civil(days);
+    // The epoch was a Thursday.
+    let weekday = DAYS[days.rem_euclid(7) as usize];
+    let month = MONTHS[(month - 1) as usize];
+    let rest = ms.rem_euclid(MS_PER_DAY);
+    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+    format!(
+        "{weekday} {month} {day:02} {year:04} {hour:02}:{minute:02}:{second:02} GMT+0000 (Coordinated Universal Time)"
+    )
+}
+
 /// `Date.prototype.toISOString` of a time in ms since the epoch.
 fn iso(ms: i64) -> String {
     let (year, month, day) = civil(ms.div_euclid(MS_PER_DAY));

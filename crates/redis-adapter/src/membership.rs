@@ -12,7 +12,8 @@ use socketioxide_core::Sid;
 #[derive(Default)]
 pub(crate) struct Membership {
     sockets: HashMap<Sid, SocketRooms>,
-    rooms: HashMap<Arc<str>, Room>,
+    /// How many members each room has. Its channel is (being) subscribed.
+    rooms: HashMap<Arc<str>, usize>,
     /// Counts what happens, so that of two things it is known which came first.
     clock: u64,
 }
@@ -50,13 +51,6 @@ struct Place {
     left: u64,
 }
 
-#[derive(Default)]
-struct Room {
-    members: usize,
-    /// Its channel is (being) subscribed.
-    has_channel: bool,
-}
-
 impl Membership {
     /// Whether any local socket is in `room` or about to be.
     pub(crate) fn has_room(&self, room: &str) -> bool {
@@ -77,8 +71,8 @@ impl Membership {
         self.sockets.contains_key(&sid)
     }
 
-    /// Puts `sid` into `room` without a channel.
-    pub(crate) fn join_without_channel(&mut self, sid: Sid, room: &Arc<str>) {
+    /// Puts `sid` into `room` at once, whose channel the caller now subscribes.
+    pub(crate) fn join(&mut self, sid: Sid, room: &Arc<str>) {
         self.place(sid, room).joined = true;
     }
 
@@ -93,7 +87,6 @@ impl Membership {
         let visit = self.socket(sid).visit;
         for room in rooms {
             self.place(sid, room).reservations += 1;
-            self.rooms.entry(room.clone()).or_default().has_channel = true;
         }
         let at = self.tick();
         Reserved { visit, at }
@@ -153,10 +146,9 @@ impl Membership {
             .collect()
     }
 
-    /// Every room that has a channel.
-    pub(crate) fn rooms_with_channel(&self) -> Vec<Arc<str>> {
-        let rooms = self.rooms.iter().filter(|(_, room)| room.has_channel);
-        rooms.map(|(name, _)| name.clone()).collect()
+    /// Every room.
+    pub(crate) fn rooms(&self) -> Vec<Arc<str>> {
+        self.rooms.keys().cloned().collect()
     }
 
     fn socket(&mut self, sid: Sid) -> &mut SocketRooms {
@@ -172,7 +164,7 @@ impl Membership {
 
     fn place(&mut self, sid: Sid, room: &Arc<str>) -> &mut Place {
         if !self.socket(sid).rooms.contains_key(room) {
-            self.rooms.entry(room.clone()).or_default().members += 1;
+            *self.rooms.entry(room.clone()).or_default() += 1;
         }
         self.socket(sid).rooms.entry(room.clone()).or_default()
     }
@@ -193,17 +185,15 @@ impl Membership {
         released
     }
 
-    /// Counts one member of `room` less. Returns it when that was the last and
-    /// it has a channel.
+    /// Counts one member of `room` less. Returns it when that was the last.
     fn release(&mut self, room: &Arc<str>) -> Option<Arc<str>> {
-        let entry = self.rooms.get_mut(room)?;
-        entry.members -= 1;
-        if entry.members > 0 {
+        let members = self.rooms.get_mut(room)?;
+        *members -= 1;
+        if *members > 0 {
             return None;
         }
-        let has_channel = entry.has_channel;
         self.rooms.remove(room);
-        has_channel.then(|| room.clone())
+        Some(room.clone())
     }
 }
 
@@ -272,7 +262,7 @@ mod tests {
             membership.settle(sid, new, &room, true),
             settled(&["r"], &[])
         );
-        assert_eq!(membership.rooms_with_channel(), room);
+        assert_eq!(membership.rooms(), room);
     }
 
     #[test]
@@ -300,13 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn a_room_without_a_channel_has_none_to_give_back() {
+    fn a_room_that_is_joined_at_once_ends_with_the_visit() {
         let (mut membership, sid) = (Membership::default(), Sid::new());
         let own = names(&["own"]);
-        membership.join_without_channel(sid, &own[0]);
-        assert!(membership.has_room("own"));
-        assert!(membership.rooms_with_channel().is_empty());
-        assert_eq!(membership.remove(sid), names(&[]));
+        membership.join(sid, &own[0]);
+        assert!(membership.has_joined(sid, "own"));
+        assert_eq!(membership.rooms(), own);
+        assert_eq!(membership.remove(sid), own);
         assert!(!membership.has_room("own"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -20,6 +21,7 @@ use crate::channel;
 use crate::gate_table::GateTable;
 use crate::membership::{Membership, Reserved, Settled};
 use crate::msgpack::DecodeError;
+use crate::request::Target;
 use crate::screen::{Keep, Screens};
 use crate::state::Shared;
 
@@ -45,6 +47,8 @@ pub(crate) struct Namespace {
     membership: Mutex<Membership>,
     on_overflow: Mutex<HashMap<Sid, OnOverflow>>,
     meters: Mutex<HashMap<Sid, Meter>>,
+    /// Who was introduced, and when.
+    sockets: Mutex<HashMap<Sid, (SocketRef<Adapter>, SystemTime)>>,
     pub(crate) local: CoreLocalAdapter<Emitter>,
 }
 
@@ -61,6 +65,7 @@ impl Namespace {
             membership: Mutex::default(),
             on_overflow: Mutex::default(),
             meters: Mutex::default(),
+            sockets: Mutex::default(),
             local,
         }
     }
@@ -158,6 +163,10 @@ impl Namespace {
         self.meters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, HashMap<Sid, (SocketRef<Adapter>, SystemTime)>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sets what is told of the bytes queued for the socket, for its present visit.
     pub(crate) fn set_meter(&self, socket: &SocketRef<Adapter>, meter: Meter) {
         let mut meters = self.meters();
@@ -197,23 +206,9 @@ impl Namespace {
         packet: &Packet,
         opts: &BroadcastOptions,
     ) -> Result<Confirmation, EncodeError> {
-        let everyone = opts.rooms.is_empty() && opts.has_flag(BroadcastFlags::Broadcast);
-        let mut rooms = without_repeats(&opts.rooms);
-        let mut except = without_repeats(&opts.except);
-        // A socket's id is a room in JavaScript: the sender is left out, or a
-        // single socket of another process is meant, by naming that room.
-        let sid = opts.sid.map(|sid| sid.to_string());
-        if let Some(sid) = sid.as_deref() {
-            if opts.has_flag(BroadcastFlags::Broadcast) {
-                except.push(sid);
-            } else if rooms.is_empty() {
-                rooms.push(sid);
-            }
-        }
-        if rooms.is_empty() && !everyone {
-            // Nobody is meant.
+        let Some(Target { rooms, except }) = target_of(opts) else {
             return Ok(Box::pin(std::future::ready(Ok(()))));
-        }
+        };
         let volatile = opts.has_flag(BroadcastFlags::Volatile);
         let uid = &self.shared.uid;
         let Publication { channel, payload } =
@@ -225,13 +220,13 @@ impl Namespace {
         &self,
         uid: &str,
         packet: &Packet,
-        rooms: &[&str],
-        except: &[&str],
+        rooms: &[impl AsRef<str>],
+        except: &[impl AsRef<str>],
         volatile: bool,
     ) -> Result<Publication, EncodeError> {
         let payload = broadcast::encode(uid, packet, rooms, except, volatile)?;
         let channel = match rooms {
-            [room] => self.room_channel(room),
+            [room] => self.room_channel(room.as_ref()),
             _ => self.base_channel(),
         };
         Ok(Publication { channel, payload })
@@ -278,13 +273,16 @@ impl Namespace {
         self.membership().has_room(room)
     }
 
-    /// Lets the socket be reached by its id, on this process only.
+    /// Lets the socket be reached by its id.
     pub(crate) fn enter_own_room(&self, socket: &SocketRef<Adapter>) {
         let room: Arc<str> = socket.id.to_string().into();
         let mut membership = self.membership();
         if socket.connected() {
-            membership.join_without_channel(socket.id, &room);
+            membership.join(socket.id, &room);
             self.local.add_all(socket.id, room.to_string());
+            self.introduce(socket);
+            // Whoever needs the confirmation asks again in `reserve`.
+            drop(self.shared.bus.subscribe(vec![self.room_channel(&room)]));
         }
     }
 
@@ -315,22 +313,44 @@ impl Namespace {
     }
 
     /// Joins sockets of which only the ids are at hand. One that was never
-    /// introduced by a join, or is forgotten already, is left out.
-    pub(crate) async fn join_known(
+    /// introduced by a join, or is forgotten already, is left out. A leave after the call undoes
+    /// it, also while the subscription is on its way.
+    pub(crate) fn join_known(
         self: &Arc<Self>,
         mut sids: Vec<Sid>,
         rooms: &[impl AsRef<str>],
-    ) -> Result<(), BusError> {
+    ) -> Confirmation {
         sids.retain(|sid| self.membership().is_visiting(*sid));
         let (reservations, confirmations): (Vec<_>, Vec<_>) = sids
             .into_iter()
             .map(|sid| self.reserve(sid, None, rooms))
             .unzip();
-        for confirmation in confirmations {
-            confirmation.await?;
+        Box::pin(async move {
+            for confirmation in confirmations {
+                confirmation.await?;
+            }
+            reservations.into_iter().for_each(Reservation::join);
+            Ok(())
+        })
+    }
+
+    /// Joins sockets at once, as the next request of the server that asks for it expects; what
+    /// others broadcast is heard when the future resolves.
+    pub(crate) fn join_now(&self, sids: &[Sid], rooms: &[String]) -> Confirmation {
+        let rooms: Vec<Arc<str>> = rooms.iter().map(|room| Arc::from(&**room)).collect();
+        let mut membership = self.membership();
+        for sid in sids {
+            if membership.is_visiting(*sid) {
+                for room in &rooms {
+                    membership.join(*sid, room);
+                }
+                self.local.add_all(*sid, names(&rooms));
+            }
         }
-        reservations.into_iter().for_each(Reservation::join);
-        Ok(())
+        // Not of those that nobody has joined.
+        let rooms = rooms.iter().filter(|room| membership.has_room(room));
+        let channels = rooms.map(|room| self.room_channel(room)).collect();
+        self.shared.bus.subscribe(channels)
     }
 
     pub(crate) fn leave(&self, sid: Sid, rooms: &[impl AsRef<str>]) {
@@ -345,6 +365,9 @@ impl Namespace {
     pub(crate) fn remove(&self, sid: Sid) {
         self.on_overflow().remove(&sid);
         self.meters().remove(&sid);
+        // Dropped after the lock, in case it is the last that holds the socket.
+        let socket = self.sockets().remove(&sid);
+        drop(socket);
         self.write_gates().remove(sid);
         self.screens().remove(sid);
         let mut membership = self.membership();
@@ -354,13 +377,13 @@ impl Namespace {
 
     pub(crate) fn subscribe_base(&self) {
         // Queued by the call; whoever needs the confirmation asks again in `reserve`.
-        drop(self.shared.bus.subscribe(vec![self.base_channel()]));
+        drop(self.shared.bus.subscribe(self.base_channels()));
     }
 
     pub(crate) fn unsubscribe_all(&self) {
         let membership = self.membership();
-        self.unsubscribe(membership.rooms_with_channel());
-        self.shared.bus.unsubscribe(vec![self.base_channel()]);
+        self.unsubscribe(membership.rooms());
+        self.shared.bus.unsubscribe(self.base_channels());
     }
 
     fn unsubscribe(&self, rooms: Vec<Arc<str>>) {
@@ -372,6 +395,17 @@ impl Namespace {
 
     fn base_channel(&self) -> String {
         channel::base_channel(&self.shared.prefix, &self.path)
+    }
+
+    /// The channels of a namespace that has no sockets.
+    fn base_channels(&self) -> Vec<String> {
+        let Shared { prefix, uid, .. } = &*self.shared;
+        vec![
+            self.base_channel(),
+            channel::request_channel(prefix, &self.path),
+            channel::response_channel(prefix, &self.path),
+            channel::specific_response_channel(prefix, &self.path, uid),
+        ]
     }
 
     fn room_channel(&self, room: &str) -> String {
@@ -438,6 +472,23 @@ pub(crate) fn single_target(opts: &BroadcastOptions) -> Option<Sid> {
     opts.sid.filter(|_| single)
 }
 
+/// Whom the options mean on the wire; None when nobody.
+pub(crate) fn target_of(opts: &BroadcastOptions) -> Option<Target> {
+    let mut rooms = without_repeats(&opts.rooms);
+    let mut except = without_repeats(&opts.except);
+    // A socket's id is a room: the sender is left out, or a single socket of another process is
+    // meant, by naming that room.
+    if let Some(sid) = opts.sid {
+        if opts.has_flag(BroadcastFlags::Broadcast) {
+            except.push(sid.to_string());
+        } else if rooms.is_empty() {
+            rooms.push(sid.to_string());
+        }
+    }
+    let everyone = opts.rooms.is_empty() && opts.has_flag(BroadcastFlags::Broadcast);
+    (everyone || !rooms.is_empty()).then_some(Target { rooms, except })
+}
+
 fn names(rooms: &[Arc<str>]) -> Vec<Room> {
     rooms
         .iter()
@@ -445,8 +496,9 @@ fn names(rooms: &[Arc<str>]) -> Vec<Room> {
         .collect()
 }
 
-fn without_repeats(rooms: &[Room]) -> Vec<&str> {
+fn without_repeats(rooms: &[Room]) -> Vec<String> {
     let mut seen = HashSet::new();
     let rooms = rooms.iter().map(AsRef::as_ref);
-    rooms.filter(|room: &&str| seen.insert(*room)).collect()
+    let rooms = rooms.filter(|room: &&str| seen.insert(*room));
+    rooms.map(str::to_owned).collect()
 }

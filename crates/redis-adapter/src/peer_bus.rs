@@ -188,6 +188,10 @@ impl Bus for PeerBus {
         self.table.unsubscribe(channels);
     }
 
+    fn subscribers(&self, channels: Vec<String>) -> BoxFuture<'static, Result<Vec<u64>, BusError>> {
+        Box::pin(std::future::ready(Ok(self.table.subscribers(&channels))))
+    }
+
     fn close(&self) -> BoxFuture<'static, ()> {
         let (table, closed) = (self.table.clone(), self.closed.clone());
         let path = socket_path(&self.options.directory, &self.options.name);

@@ -19,7 +19,7 @@ use crate::bus::{Bus, BusError};
 use crate::event_queue::{EventReceiver, event_queue};
 use backoff::Backoff;
 use health::Health;
-use publisher::{Budget, Publish, Publisher};
+use publisher::{Answered, Budget, Order, Publisher, Sent};
 use subscriber::{Command, Subscriber};
 
 /// Time limits and bounds of a [`RedisBus`].
@@ -72,7 +72,7 @@ impl Default for RedisBusOptions {
 /// Publishes to and hears from one Redis server. Its two tasks end when it is
 /// dropped.
 pub struct RedisBus {
-    publishes: mpsc::UnboundedSender<Publish>,
+    orders: mpsc::UnboundedSender<Sent>,
     budget: Arc<Budget>,
     publish_timeout: Duration,
     commands: mpsc::UnboundedSender<Command>,
@@ -88,7 +88,7 @@ impl RedisBus {
     /// Outside of a tokio runtime.
     pub fn start(client: redis::Client, options: RedisBusOptions) -> (Self, EventReceiver) {
         // Bounded by the budget.
-        let (publishes, publish_queue) = mpsc::unbounded_channel();
+        let (orders, order_queue) = mpsc::unbounded_channel();
         // Taken whatever else the subscriber waits for, so nothing adds up.
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (events, receiver) =
@@ -103,7 +103,7 @@ impl RedisBus {
         let suspicion = Arc::new(Notify::new());
         let backoff = Backoff::new(options.backoff_min, options.backoff_max);
         let bus = Self {
-            publishes,
+            orders,
             budget,
             publish_timeout: options.publish_timeout,
             commands,
@@ -113,7 +113,7 @@ impl RedisBus {
         let publisher = Publisher {
             client: client.clone(),
             options: options.clone(),
-            queue: publish_queue,
+            queue: order_queue,
             health: health.clone(),
             suspicion: suspicion.clone(),
             backoff: backoff.clone(),
@@ -133,23 +133,36 @@ impl RedisBus {
     }
 }
 
+impl RedisBus {
+    /// Queues an order at the call; the future waits for the answer.
+    fn order(
+        &self,
+        order: Order,
+    ) -> Result<impl Future<Output = Result<redis::Value, BusError>> + use<>, BusError> {
+        let deadline = Instant::now() + self.publish_timeout;
+        let sent = Sent::new(order, deadline, &self.budget);
+        let (sent, answered): (Sent, Answered) = sent.ok_or(BusError::QueueFull)?;
+        // A closed queue drops what it is sent, which `answer` reports.
+        let _ = self.orders.send(sent);
+        Ok(answer(answered, deadline))
+    }
+}
+
 impl Bus for RedisBus {
     fn publish(&self, channel: String, payload: Bytes) -> BoxFuture<'static, Result<(), BusError>> {
-        let Some(share) = Budget::take(&self.budget, channel.len() + payload.len()) else {
-            return Box::pin(std::future::ready(Err(BusError::QueueFull)));
-        };
-        let (confirm, confirmed) = oneshot::channel();
-        let deadline = Instant::now() + self.publish_timeout;
-        let publish = Publish {
-            channel,
-            payload,
-            deadline,
-            confirm,
-            _share: share,
-        };
-        // A closed queue drops `confirm`, which `answer` reports.
-        let _ = self.publishes.send(publish);
-        Box::pin(answer(confirmed, deadline))
+        let published = self.order(Order::Publish { channel, payload });
+        Box::pin(async move { published?.await.map(drop) })
+    }
+
+    fn subscribers(&self, channels: Vec<String>) -> BoxFuture<'static, Result<Vec<u64>, BusError>> {
+        let counted = self.order(Order::Subscribers { channels });
+        Box::pin(async move {
+            let answer = counted?.await?;
+            // Each channel, and its number.
+            let counts: Vec<(redis::Value, u64)> = redis::from_redis_value(answer)
+                .map_err(|error| BusError::Refused(error.to_string()))?;
+            Ok(counts.into_iter().map(|(_, count)| count).collect())
+        })
     }
 
     fn subscribe(&self, channels: Vec<String>) -> BoxFuture<'static, Result<(), BusError>> {
@@ -179,10 +192,10 @@ impl Bus for RedisBus {
 
 type Confirm = oneshot::Sender<Result<(), BusError>>;
 
-async fn answer(
-    confirmed: oneshot::Receiver<Result<(), BusError>>,
+async fn answer<T>(
+    confirmed: oneshot::Receiver<Result<T, BusError>>,
     deadline: Instant,
-) -> Result<(), BusError> {
+) -> Result<T, BusError> {
     match timeout_at(deadline, confirmed).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(BusError::Closed),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,7 +12,8 @@ use serde::Serialize;
 use socketioxide::ParserError;
 use socketioxide::extract::SocketRef;
 use socketioxide_core::Sid;
-use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, Room};
+use socketioxide_core::adapter::BroadcastOptions;
+use socketioxide_core::adapter::errors::AdapterError;
 use socketioxide_core::packet::Packet;
 use socketioxide_core::parser::Parse;
 use tokio::sync::Notify;
@@ -20,11 +22,16 @@ use tokio::time::Instant;
 use crate::adapter::Adapter;
 use crate::broadcast::{self, EncodeError};
 use crate::bus::{Bus, BusError, BusEvent, Publication};
+use crate::call::Calls;
 use crate::channel;
+use crate::cluster::{Describe, ServerSideHandler};
 use crate::event_queue::EventReceiver;
 use crate::gate::{Gate, HoldError};
 use crate::msgpack::DecodeError;
 use crate::namespace::{Confirmation, Namespace};
+use crate::nodes::{self, Nodes};
+use crate::request::{Request, Target};
+use crate::response::Response;
 
 /// How the adapter presents itself on the bus.
 #[derive(Debug, Clone)]
@@ -35,6 +42,15 @@ pub struct AdapterOptions {
     /// The name of this process in its messages. Must differ from every other
     /// process's. Default: 6 random characters, as in JavaScript.
     pub uid: String,
+    /// What other processes call this one when it does not answer them, of at most 256 bytes.
+    /// Default: the uid.
+    pub name: Option<String>,
+    /// How long a request waits for other processes; JavaScript's `requestsTimeout`. Default 5 s.
+    pub request_timeout: Duration,
+    /// Answer where only the asking process hears it, and not all; JavaScript's
+    /// `publishOnSpecificResponseChannel`, which its version 7.2 knows first. Processes with this
+    /// adapter are always answered so. Default false.
+    pub answer_on_specific_channel: bool,
     /// The most packets that [`Gate::open`] sends at once. Together with what
     /// the application emits right before it must fit socketioxide's queue of
     /// one socket (`max_buffer_size`, 128 packets unless set). Default 64.
@@ -46,12 +62,15 @@ impl Default for AdapterOptions {
         Self {
             prefix: channel::DEFAULT_PREFIX.to_owned(),
             uid: random_uid(),
+            name: None,
+            request_timeout: Duration::from_secs(5),
+            answer_on_specific_channel: false,
             max_flush: 64,
         }
     }
 }
 
-fn random_uid() -> String {
+pub(crate) fn random_uid() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = [0; 6];
     // A socketioxide server needs the same source for its session ids.
@@ -80,6 +99,12 @@ pub enum EmitError {
     Bus(#[from] BusError),
 }
 
+impl From<EmitError> for AdapterError {
+    fn from(error: EmitError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// What happened since the start. Every count only grows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AdapterCounters {
@@ -87,6 +112,8 @@ pub struct AdapterCounters {
     pub received: u64,
     /// Messages ignored because they are malformed.
     pub malformed: u64,
+    /// Requests of other processes that were looked at.
+    pub requests: u64,
     /// Times that messages may have been missed.
     pub gaps: u64,
 }
@@ -109,12 +136,21 @@ impl AdapterState {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(bus: Arc<dyn Bus>, events: EventReceiver, options: AdapterOptions) -> Self {
+        let node_channel = channel::node_channel(&options.prefix);
         let shared = Arc::new(Shared {
             bus,
             prefix: options.prefix,
+            name: options.name.unwrap_or_else(|| options.uid.clone()),
             uid: options.uid,
             foreign_uid: random_uid(),
             max_flush: options.max_flush,
+            request_timeout: options.request_timeout,
+            answer_on_specific_channel: options.answer_on_specific_channel,
+            nodes: Nodes::default(),
+            calls: Calls::default(),
+            describe: RwLock::default(),
+            server_side_handlers: RwLock::default(),
+            requests: AtomicU64::new(0),
             namespaces: RwLock::default(),
             listeners: RwLock::default(),
             received: AtomicU64::new(0),
@@ -123,16 +159,19 @@ impl AdapterState {
             missed_since: Mutex::default(),
             missed: Notify::new(),
         });
-        // The task holds no bus, else neither would ever end.
+        // What is not confirmed in time stays wanted.
+        drop(shared.bus.subscribe(vec![node_channel]));
+        // The tasks hold no bus, else neither would ever end.
         tokio::spawn(dispatch(Arc::downgrade(&shared), events));
+        tokio::spawn(nodes::live(Arc::downgrade(&shared)));
         Self(shared)
     }
 
-    /// Lets other sockets of this process, and broadcasts that name several
-    /// rooms, reach `socket` by its id as a room, as JavaScript does; `except`
-    /// with that id works too. Call it first in the connect handler. The
-    /// channel of that one room is not subscribed: a JavaScript server's
-    /// `to(id)` does not reach sockets of this process.
+    /// Lets `socket` be reached by its id as a room, as in JavaScript, and be known to other
+    /// servers. Call it first in the connect handler, and
+    /// [`disconnected`](Self::disconnected) in the disconnect handler. The room's channel is
+    /// subscribed at the call; a [`join`](Self::join) or [`hold`](Self::hold) after it waits until
+    /// that is confirmed too.
     pub fn connected(&self, socket: &SocketRef<Adapter>) {
         if let Some(namespace) = self.0.namespace(socket.ns()) {
             namespace.enter_own_room(socket);
@@ -166,7 +205,7 @@ impl AdapterState {
     /// missed something that cannot be made good.
     pub fn missed_for_good(&self, namespace: &str, rooms: &[&str]) {
         if let Some(namespace) = self.0.namespace(namespace) {
-            namespace.overflow(options(rooms, &[]));
+            namespace.overflow(Target::new(rooms, &[]).options());
         }
     }
 
@@ -267,7 +306,7 @@ impl AdapterState {
         Ok(namespace.publication(&self.0.foreign_uid, &packet, rooms, except, false)?)
     }
 
-    fn event<T: Serialize + ?Sized>(
+    pub(crate) fn event<T: Serialize + ?Sized>(
         &self,
         namespace: &str,
         event: &str,
@@ -295,7 +334,7 @@ impl AdapterState {
         data: &T,
     ) -> Result<(), EmitError> {
         let (namespace, packet) = self.event(namespace, event, data)?;
-        deliver(&namespace, packet, options(rooms, except));
+        deliver(&namespace, packet, Target::new(rooms, except).options());
         Ok(())
     }
 
@@ -308,7 +347,7 @@ impl AdapterState {
         data: &T,
     ) -> Result<Confirmation, EmitError> {
         let (namespace, packet) = self.event(namespace, event, data)?;
-        let opts = options(rooms, except);
+        let opts = Target::new(rooms, except).options();
         let published = namespace.publish(&packet, &opts);
         deliver(&namespace, packet, opts);
         Ok(published?)
@@ -354,11 +393,17 @@ impl AdapterState {
         &self.0.bus
     }
 
+    /// The name of this process in its messages.
+    pub fn uid(&self) -> &str {
+        &self.0.uid
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> AdapterCounters {
         AdapterCounters {
             received: self.0.received.load(Ordering::Relaxed),
             malformed: self.0.malformed.load(Ordering::Relaxed),
+            requests: self.0.requests.load(Ordering::Relaxed),
             gaps: self.0.gaps.load(Ordering::Relaxed),
         }
     }
@@ -377,10 +422,18 @@ pub(crate) struct Shared {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) prefix: String,
     pub(crate) uid: String,
+    pub(crate) name: String,
     /// The sender's id in what others publish for us: no process, this one included, takes it
     /// for its own.
     foreign_uid: String,
     pub(crate) max_flush: usize,
+    pub(crate) request_timeout: Duration,
+    answer_on_specific_channel: bool,
+    pub(crate) nodes: Nodes,
+    pub(crate) calls: Calls,
+    describe: RwLock<Option<Describe>>,
+    server_side_handlers: RwLock<HashMap<String, ServerSideHandler>>,
+    requests: AtomicU64,
     namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
     listeners: RwLock<HashMap<String, Listener>>,
     received: AtomicU64,
@@ -414,12 +467,64 @@ impl Shared {
         }
     }
 
-    fn namespace(&self, path: &str) -> Option<Arc<Namespace>> {
+    pub(crate) fn namespace(&self, path: &str) -> Option<Arc<Namespace>> {
         let namespaces = self
             .namespaces
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         namespaces.get(path)?.upgrade()
+    }
+
+    /// A client's sockets, in whichever namespaces it is.
+    pub(crate) fn sockets_of(&self, sid: Sid) -> Vec<SocketRef<Adapter>> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let namespaces = namespaces.values().filter_map(Weak::upgrade);
+        let sockets = namespaces.filter_map(|namespace| namespace.socket(sid));
+        sockets.map(|(socket, _)| socket).collect()
+    }
+
+    /// Does what is to be done about a socket whose queue is full.
+    pub(crate) fn overflow(&self, socket: &SocketRef<Adapter>) {
+        if let Some(namespace) = self.namespace(socket.ns()) {
+            namespace.overflow(BroadcastOptions::new(socket.id));
+        }
+    }
+
+    /// Whether the process called `uid` is answered where only it hears that.
+    pub(crate) fn answers_to_one(&self, uid: &str) -> bool {
+        self.answer_on_specific_channel || self.nodes.knows(uid)
+    }
+
+    pub(crate) fn describe(&self) -> Option<Describe> {
+        let describe = self.describe.read();
+        describe.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_describe(&self, act: Describe) {
+        let mut describe = self
+            .describe
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *describe = Some(act);
+    }
+
+    pub(crate) fn server_side_handler(&self, namespace: &str) -> Option<ServerSideHandler> {
+        let handlers = self
+            .server_side_handlers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        handlers.get(namespace).cloned()
+    }
+
+    pub(crate) fn set_server_side_handler(&self, namespace: &str, handler: ServerSideHandler) {
+        let mut handlers = self
+            .server_side_handlers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        handlers.insert(namespace.to_owned(), handler);
     }
 
     fn on_gap(&self, since: Instant) {
@@ -446,6 +551,18 @@ impl Shared {
             act(message);
             return Ok(());
         }
+        if channel == channel::node_channel(&self.prefix) {
+            return self.nodes.hear(message, &self.uid, Instant::now());
+        }
+        if let Some(path) = channel::request_namespace(&self.prefix, channel) {
+            return self.on_request(path, message);
+        }
+        if channel::response_namespaces(&self.prefix, channel, &self.uid)
+            .next()
+            .is_some()
+        {
+            return self.on_response(message);
+        }
         // Before anything else: a broadcast that everybody hears comes back to its sender too.
         if broadcast::uid(message)? == self.uid.as_bytes() {
             return Ok(());
@@ -462,6 +579,28 @@ impl Shared {
             // The last member has left while the message was on its way.
             None => Ok(()),
         }
+    }
+
+    fn on_request(&self, path: &str, message: &Bytes) -> Result<(), DecodeError> {
+        let Some(namespace) = self.namespace(path) else {
+            return Ok(());
+        };
+        let request = Request::read(message)?;
+        // What is asked comes back to who asks; it has seen to itself already.
+        if request.uid.as_ref() == Some(&self.uid) {
+            return Ok(());
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        namespace.on_request(request)
+    }
+
+    fn on_response(&self, message: &Bytes) -> Result<(), DecodeError> {
+        // All hear the answers to everyone, and some are long.
+        if !self.calls.is_empty() {
+            let response = Response::read(message)?;
+            self.calls.answer(response, message.len());
+        }
+        Ok(())
     }
 }
 
@@ -481,17 +620,6 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
             BusEvent::Down => {}
         }
     }
-}
-
-fn options(rooms: &[&str], except: &[&str]) -> BroadcastOptions {
-    let mut opts = BroadcastOptions::default();
-    if rooms.is_empty() {
-        opts.add_flag(BroadcastFlags::Broadcast);
-    }
-    let owned = |room: &&str| Room::Owned((*room).to_owned());
-    opts.rooms.extend(rooms.iter().map(owned));
-    opts.except.extend(except.iter().map(owned));
-    opts
 }
 
 fn deliver(namespace: &Namespace, packet: Packet, opts: BroadcastOptions) {

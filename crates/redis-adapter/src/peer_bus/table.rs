@@ -129,6 +129,17 @@ impl Table {
         }
     }
 
+    /// How many processes want each of `channels`, as far as it is known here: all that were there
+    /// before this one, and of later ones those that have said so.
+    pub(super) fn subscribers(&self, channels: &[String]) -> Vec<u64> {
+        let state = self.lock();
+        let count = |channel: &String| {
+            let others = state.routes.get(channel).map_or(0, Vec::len);
+            others as u64 + u64::from(state.wanted.contains_key(channel))
+        };
+        channels.iter().map(count).collect()
+    }
+
     /// Asks every peer for `channels`. Nothing to wait for is `None`.
     pub(super) fn subscribe(
         &self,

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, Value};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::RedisBusOptions;
 use super::backoff::Backoff;
 use super::health::{Health, Role};
-use super::{Confirm, RedisBusOptions};
 use crate::bus::BusError;
 
 /// A batch ends at either: large enough that the round trip does not count,
@@ -21,14 +21,65 @@ use crate::bus::BusError;
 const BATCH_MESSAGES: usize = 512;
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// One message on its way.
-pub(super) struct Publish {
-    pub(super) channel: String,
-    pub(super) payload: Bytes,
-    /// Nobody waits for the confirmation any more, so it is not sent after this.
-    pub(super) deadline: Instant,
-    pub(super) confirm: Confirm,
-    pub(super) _share: Share,
+/// What Redis is told or asked.
+pub(super) enum Order {
+    Publish {
+        channel: String,
+        payload: Bytes,
+    },
+    /// How many are subscribed to each.
+    Subscribers {
+        channels: Vec<String>,
+    },
+}
+
+impl Order {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Publish { channel, payload } => channel.len() + payload.len(),
+            Self::Subscribers { channels } => channels.iter().map(String::len).sum(),
+        }
+    }
+
+    fn add_to(&self, pipeline: &mut Pipeline) {
+        match self {
+            Self::Publish { channel, payload } => {
+                pipeline.cmd("PUBLISH").arg(channel).arg(&payload[..])
+            }
+            Self::Subscribers { channels } => pipeline.cmd("PUBSUB").arg("NUMSUB").arg(channels),
+        };
+    }
+}
+
+/// One order on its way.
+pub(super) struct Sent {
+    order: Order,
+    /// Nobody waits for the answer any more, so it is not sent after this.
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Value, BusError>>,
+    _share: Share,
+}
+
+/// What Redis answers to an order.
+pub(super) type Answered = oneshot::Receiver<Result<Value, BusError>>;
+
+impl Sent {
+    /// None when too much is on its way already.
+    pub(super) fn new(
+        order: Order,
+        deadline: Instant,
+        budget: &Arc<Budget>,
+    ) -> Option<(Self, Answered)> {
+        let share = Budget::take(budget, order.bytes())?;
+        let (answer, answered) = oneshot::channel();
+        let sent = Self {
+            order,
+            deadline,
+            answer,
+            _share: share,
+        };
+        Some((sent, answered))
+    }
 }
 
 /// Bounds all messages on their way.
@@ -93,7 +144,7 @@ impl Drop for Share {
 pub(super) struct Publisher {
     pub(super) client: redis::Client,
     pub(super) options: RedisBusOptions,
-    pub(super) queue: mpsc::UnboundedReceiver<Publish>,
+    pub(super) queue: mpsc::UnboundedReceiver<Sent>,
     pub(super) health: Arc<Health>,
     /// Says that Redis may be gone: look at once.
     pub(super) suspicion: Arc<Notify>,
@@ -125,7 +176,7 @@ impl Publisher {
     /// Connects, however long that takes. Messages go on to queue, and to expire.
     async fn connect(
         &mut self,
-        pending: &mut VecDeque<Publish>,
+        pending: &mut VecDeque<Sent>,
     ) -> Result<MultiplexedConnection, Closed> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.options.connect_timeout))
@@ -151,18 +202,18 @@ impl Publisher {
     async fn serve(
         &mut self,
         mut connection: MultiplexedConnection,
-        pending: &mut VecDeque<Publish>,
+        pending: &mut VecDeque<Sent>,
     ) -> Result<String, Closed> {
         loop {
             if pending.is_empty() {
                 tokio::select! {
-                    publish = self.queue.recv() => pending.push_back(publish.ok_or(Closed)?),
+                    sent = self.queue.recv() => pending.push_back(sent.ok_or(Closed)?),
                     () = self.suspicion.notified() => {}
                     () = sleep(self.options.ping_interval) => {}
                 }
             }
-            while let Ok(publish) = self.queue.try_recv() {
-                pending.push_back(publish);
+            while let Ok(sent) = self.queue.try_recv() {
+                pending.push_back(sent);
             }
             expire(pending);
             let batch = take_batch(pending);
@@ -182,8 +233,8 @@ impl Publisher {
                 Err(_) => BusError::Timeout,
             };
             // Whether Redis has seen it is not known, so it is not sent again.
-            for publish in batch {
-                let _ = publish.confirm.send(Err(failure.clone()));
+            for sent in batch {
+                let _ = sent.answer.send(Err(failure.clone()));
             }
             return Ok(failure.to_string());
         }
@@ -192,53 +243,48 @@ impl Publisher {
 
 /// Runs `work` while the queue moves to `pending`, which holds no message past its deadline.
 async fn collecting<T>(
-    queue: &mut mpsc::UnboundedReceiver<Publish>,
-    pending: &mut VecDeque<Publish>,
+    queue: &mut mpsc::UnboundedReceiver<Sent>,
+    pending: &mut VecDeque<Sent>,
     work: impl Future<Output = T>,
 ) -> Result<T, Closed> {
     tokio::pin!(work);
     loop {
         tokio::select! {
             done = &mut work => return Ok(done),
-            publish = queue.recv() => {
-                pending.push_back(publish.ok_or(Closed)?);
+            sent = queue.recv() => {
+                pending.push_back(sent.ok_or(Closed)?);
                 expire(pending);
             }
         }
     }
 }
 
-fn expire(pending: &mut VecDeque<Publish>) {
+fn expire(pending: &mut VecDeque<Sent>) {
     let now = Instant::now();
     // All have the same time to live, so the front is the oldest. The one who
     // waits for the confirmation watches the deadline too.
-    while pending
-        .front()
-        .is_some_and(|publish| publish.deadline <= now)
-    {
+    while pending.front().is_some_and(|sent| sent.deadline <= now) {
         pending.pop_front();
     }
 }
 
-fn take_batch(pending: &mut VecDeque<Publish>) -> Vec<Publish> {
+fn take_batch(pending: &mut VecDeque<Sent>) -> Vec<Sent> {
     let mut bytes = 0;
-    let fitting = pending.iter().take(BATCH_MESSAGES).take_while(|publish| {
-        let fits = bytes == 0 || bytes + publish.payload.len() <= BATCH_BYTES;
-        bytes += publish.payload.len().max(1);
+    let fitting = pending.iter().take(BATCH_MESSAGES).take_while(|sent| {
+        let more = sent.order.bytes();
+        let fits = bytes == 0 || bytes + more <= BATCH_BYTES;
+        bytes += more.max(1);
         fits
     });
     let count = fitting.count();
     pending.drain(..count).collect()
 }
 
-/// The PUBLISH commands of a batch; a PING when there are none.
-fn pipeline_of(batch: &[Publish]) -> Pipeline {
+/// The commands of a batch; a PING when there are none.
+fn pipeline_of(batch: &[Sent]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(batch.len().max(1));
-    for publish in batch {
-        pipeline
-            .cmd("PUBLISH")
-            .arg(&publish.channel)
-            .arg(&publish.payload[..]);
+    for sent in batch {
+        sent.order.add_to(&mut pipeline);
     }
     if batch.is_empty() {
         pipeline.cmd("PING");
@@ -246,13 +292,13 @@ fn pipeline_of(batch: &[Publish]) -> Pipeline {
     pipeline
 }
 
-fn confirm(batch: Vec<Publish>, answers: Vec<Value>) {
-    for (publish, answer) in batch.into_iter().zip(answers) {
+fn confirm(batch: Vec<Sent>, answers: Vec<Value>) {
+    for (sent, answer) in batch.into_iter().zip(answers) {
         let result = match answer {
             Value::ServerError(error) => Err(BusError::Refused(error.to_string())),
-            _ => Ok(()),
+            answer => Ok(answer),
         };
-        let _ = publish.confirm.send(result);
+        let _ = sent.answer.send(result);
     }
 }
 
@@ -260,18 +306,15 @@ fn confirm(batch: Vec<Publish>, answers: Vec<Value>) {
 mod tests {
     use std::time::Duration;
 
-    use tokio::sync::oneshot;
-
     use super::*;
 
-    fn publish(budget: &Arc<Budget>, bytes: usize, lives: Duration) -> Option<Publish> {
-        Some(Publish {
-            channel: "c".to_owned(),
+    fn publish(budget: &Arc<Budget>, bytes: usize, lives: Duration) -> Option<Sent> {
+        let order = Order::Publish {
+            channel: String::new(),
             payload: Bytes::from(vec![0; bytes]),
-            deadline: Instant::now() + lives,
-            confirm: oneshot::channel().0,
-            _share: Budget::take(budget, bytes)?,
-        })
+        };
+        let sent = Sent::new(order, Instant::now() + lives, budget);
+        sent.map(|(sent, _)| sent)
     }
 
     #[tokio::test]

@@ -67,6 +67,7 @@ pub(crate) async fn run(buses: &dyn Buses) {
     thousands_of_channels_are_told_apart(buses).await;
     many_writers_lose_nothing_and_keep_each_ones_order(buses).await;
     a_subscription_is_a_set_and_one_end_ends_it(buses).await;
+    subscribers_are_counted(buses).await;
     who_comes_and_goes_in_order_is_no_gap_for_others(buses).await;
     a_closed_bus_says_so_and_its_events_end(buses).await;
 }
@@ -279,12 +280,38 @@ async fn who_comes_and_goes_in_order_is_no_gap_for_others(buses: &dyn Buses) {
     assert_eq!(next(&mut heard).await, message("a", "end"));
 }
 
+async fn subscribers_are_counted(buses: &dyn Buses) {
+    let ((bus, _events), (other, mut heard)) = (buses.process(), buses.process());
+    soon(bus.subscribe(channels(&["counted", "also"])))
+        .await
+        .unwrap();
+    soon(other.subscribe(channels(&["counted", "end"])))
+        .await
+        .unwrap();
+    // A bus may know of another's subscription a moment after that one does.
+    soon(publish(&*other, "end", "")).await.unwrap();
+    assert_eq!(next(&mut heard).await, message("end", ""));
+    let asked = ["counted", "also", "end", "nobody"];
+    let count = async || soon(bus.subscribers(channels(&asked))).await.unwrap();
+    assert_eq!(count().await, [2, 1, 1, 0]);
+    assert!(soon(bus.subscribers(Vec::new())).await.unwrap().is_empty());
+    drop(other);
+    // An unsubscription, like an end, takes effect soon.
+    soon(async {
+        while count().await != [1, 1, 0, 0] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 async fn a_closed_bus_says_so_and_its_events_end(buses: &dyn Buses) {
     let (bus, mut events) = buses.process();
     soon(bus.subscribe(channels(&["a"]))).await.unwrap();
     soon(publish(&*bus, "a", "last")).await.unwrap();
+    // What has not arrived when the bus is dropped does not any more.
+    assert_eq!(next(&mut events).await, message("a", "last"));
     soon(bus.close()).await;
     drop(bus);
-    assert_eq!(next(&mut events).await, message("a", "last"));
     assert_eq!(soon(events.recv()).await, None);
 }

@@ -113,6 +113,19 @@ impl Client {
         }
     }
 
+    /// The next event, which wants to be acknowledged: with what number, and its JSON text.
+    pub(crate) async fn asked(&mut self) -> (u64, String) {
+        let event = self.event().await;
+        let start = event.json.find('[').unwrap();
+        let (id, json) = event.json.split_at(start);
+        (id.parse().unwrap(), json.to_owned())
+    }
+
+    /// Acknowledges in `/`, with the JSON text of a list.
+    pub(crate) async fn acknowledge(&self, id: u64, args: &str) {
+        self.post(&format!("43{id}{args}")).await;
+    }
+
     /// The next event's JSON text.
     pub(crate) async fn json(&mut self) -> String {
         self.event().await.json

@@ -7,31 +7,37 @@ use serde_json::{Value as Json, json};
 use socketioxide_core::Value;
 use socketioxide_core::packet::{Packet, PacketData};
 
-struct Vector {
-    what: String,
-    channel: String,
-    bytes: Bytes,
-    decoded: Json,
+/// A recorded message.
+pub(crate) struct Vector {
+    pub(crate) what: String,
+    pub(crate) channel: String,
+    pub(crate) bytes: Bytes,
+    pub(crate) decoded: Json,
 }
 
-/// The recorded messages on broadcast channels.
-fn vectors() -> Vec<Vector> {
+/// The recorded messages on channels whose names begin so.
+pub(crate) fn vectors_on(prefix: &str) -> Vec<Vector> {
     let file: Json = serde_json::from_str(include_str!("../golden/js-redis-adapter.json")).unwrap();
     let vectors = file["vectors"].as_array().unwrap().iter();
-    let broadcasts = vectors.filter(|vector| text(&vector["channel"]).starts_with("socket.io#"));
-    let broadcasts: Vec<Vector> = broadcasts
+    let vectors = vectors.filter(|vector| text(&vector["channel"]).starts_with(prefix));
+    vectors
         .map(|vector| Vector {
             what: text(&vector["what"]).to_owned(),
             channel: text(&vector["channel"]).to_owned(),
             bytes: unhex(text(&vector["hex"])),
             decoded: vector["decoded"].clone(),
         })
-        .collect();
+        .collect()
+}
+
+/// The recorded messages on broadcast channels.
+fn vectors() -> Vec<Vector> {
+    let broadcasts = vectors_on("socket.io#");
     assert_eq!(broadcasts.len(), 9, "the file has changed");
     broadcasts
 }
 
-fn text(json: &Json) -> &str {
+pub(crate) fn text(json: &Json) -> &str {
     json.as_str().unwrap()
 }
 

@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use redis_adapter::{RedisBus, RedisBusOptions};
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -16,16 +18,16 @@ use crate::server::{Server, Socket};
 use crate::soon;
 
 /// The server in Node, with its clients `one` and `two`.
-struct Node {
-    _process: Child,
+pub(crate) struct Node {
+    process: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     /// The socket id of its client `one`.
-    one: String,
+    pub(crate) one: String,
 }
 
 impl Node {
-    async fn start(redis: &RedisServer) -> Self {
+    pub(crate) async fn start(redis: &RedisServer) -> Self {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/js");
         assert!(
             directory
@@ -46,7 +48,7 @@ impl Node {
         let mut node = Self {
             input: process.stdin.take().unwrap(),
             output: BufReader::new(process.stdout.take().unwrap()).lines(),
-            _process: process,
+            process,
             one: String::new(),
         };
         let ready = node.line().await;
@@ -56,12 +58,35 @@ impl Node {
         node
     }
 
-    async fn line(&mut self) -> Json {
+    /// Stops it where it is.
+    pub(crate) fn freeze(&self) {
+        let pid = i32::try_from(self.process.id().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    pub(crate) async fn line(&mut self) -> Json {
         let line = soon(self.output.next_line()).await.unwrap();
         serde_json::from_str(&line.expect("node runs")).unwrap()
     }
 
-    async fn command(&mut self, command: Json) {
+    /// Has one of its calls done; what it returned, as `{result}` or `{error, responses}`.
+    pub(crate) async fn try_call(&mut self, call: &str, mut options: Json) -> Json {
+        options["call"] = json!(call);
+        self.command(options).await;
+        self.line().await
+    }
+
+    pub(crate) async fn call(&mut self, call: &str, options: Json) -> Json {
+        let mut answer = self.try_call(call, options).await;
+        assert_eq!(answer.get("error"), None, "{call}");
+        answer["result"].take()
+    }
+
+    pub(crate) async fn command(&mut self, command: Json) {
         let line = format!("{command}\n");
         self.input.write_all(line.as_bytes()).await.unwrap();
     }

@@ -26,7 +26,11 @@ pub(crate) struct Server {
 impl Server {
     /// A server with the namespaces `/` and `/orders`.
     pub(crate) fn new(bus: Arc<dyn Bus>, events: EventReceiver) -> Self {
-        let state = AdapterState::new(bus, events, AdapterOptions::default());
+        Self::with(bus, events, AdapterOptions::default())
+    }
+
+    pub(crate) fn with(bus: Arc<dyn Bus>, events: EventReceiver, options: AdapterOptions) -> Self {
+        let state = AdapterState::new(bus, events, options);
         let (svc, io) = SocketIo::builder()
             .with_adapter::<Adapter>(state.clone())
             // Clients of these tests may be slower than what is sent to them.

@@ -69,6 +69,12 @@ impl StubBus {
         self.refusing.send_replace(refusing);
     }
 
+    /// Its process is gone, from one moment to the next.
+    pub(crate) fn die(&self) {
+        let mut peers = self.hub.0.lock().unwrap();
+        peers.retain(|peer| !Arc::ptr_eq(peer, &self.peer));
+    }
+
     /// Where to put what no publication brings.
     pub(crate) fn events(&self) -> &EventSender {
         &self.peer.events
@@ -78,9 +84,13 @@ impl StubBus {
         self.peer.channels.lock().unwrap().iter().cloned().collect()
     }
 
-    /// The channels of all publications, in order.
+    /// The channels of all publications but signs of life, in order.
     pub(crate) fn published(&self) -> Vec<String> {
-        self.published.lock().unwrap().clone()
+        let published = self.published.lock().unwrap();
+        let published = published
+            .iter()
+            .filter(|channel| *channel != "socket.io-node#");
+        published.cloned().collect()
     }
 
     fn answer(&self) -> BoxFuture<'static, Result<(), BusError>> {
@@ -114,6 +124,17 @@ impl Bus for StubBus {
         for channel in channels {
             subscribed.remove(&channel);
         }
+    }
+
+    fn subscribers(&self, channels: Vec<String>) -> BoxFuture<'static, Result<Vec<u64>, BusError>> {
+        let peers = self.hub.0.lock().unwrap();
+        let count = |channel: &String| {
+            let peers = peers.iter();
+            peers
+                .filter(|peer| peer.channels.lock().unwrap().contains(channel))
+                .count() as u64
+        };
+        Box::pin(std::future::ready(Ok(channels.iter().map(count).collect())))
     }
 
     fn watch_up(&self) -> watch::Receiver<bool> {
