@@ -1,67 +1,10 @@
 // A JavaScript server in the way of the original example, on the same Redis: its users and ours are one chat.
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
-import { createServer } from 'node:http';
 import { after, before, describe, test } from 'node:test';
-import { createAdapter } from '@socket.io/redis-adapter';
-import { Server } from 'socket.io';
 import { ChatUser } from '../harness/client.mjs';
 import { startCluster } from '../harness/cluster.mjs';
+import { startNodeServer } from '../harness/node_server.mjs';
 import { startRedis } from '../harness/redis.mjs';
-
-const TTL = 24 * 60 * 60;
-
-/** Sessions and messages under the example's keys, broadcasts through the official adapter. */
-async function startNodeServer(redis) {
-  const store = redis.connect();
-  const http = createServer();
-  const io = new Server(http, { adapter: createAdapter(redis.connect(), redis.connect()) });
-  const save = (sessionID, { userID, username }, connected) =>
-    store.multi().hset(`session:${sessionID}`, { userID, username, connected }).expire(`session:${sessionID}`, TTL).exec();
-
-  io.use(async (socket, next) => {
-    const { sessionID, username } = socket.handshake.auth;
-    const known = sessionID ? await store.hgetall(`session:${sessionID}`) : {};
-    if (!known.userID && !username) return next(new Error('invalid username'));
-    socket.data = known.userID
-      ? { sessionID, userID: known.userID, username: known.username }
-      : { sessionID: randomBytes(8).toString('hex'), userID: randomBytes(8).toString('hex'), username };
-    next();
-  });
-
-  io.on('connection', async (socket) => {
-    const { sessionID, userID, username } = socket.data;
-    socket.join(userID);
-    socket.on('private message', async ({ content, to }) => {
-      const message = { content, from: userID, to };
-      socket.to(to).to(userID).emit('private message', message);
-      const entry = JSON.stringify(message);
-      await store.multi().rpush(`messages:${userID}`, entry).rpush(`messages:${to}`, entry).exec();
-    });
-    socket.on('disconnect', async () => {
-      const remaining = await io.in(userID).allSockets();
-      if (remaining.size > 0) return;
-      socket.broadcast.emit('user disconnected', userID);
-      await save(sessionID, socket.data, false);
-    });
-
-    await save(sessionID, socket.data, true);
-    socket.emit('session', { sessionID, userID });
-    const messages = (await store.lrange(`messages:${userID}`, 0, -1)).map((entry) => JSON.parse(entry));
-    const users = await Promise.all(
-      (await store.keys('session:*')).map(async (key) => {
-        const user = await store.hgetall(key);
-        const withUser = messages.filter(({ from, to }) => (from === userID ? to : from) === user.userID);
-        return { userID: user.userID, username: user.username, connected: user.connected === 'true', messages: withUser };
-      }),
-    );
-    socket.emit('users', users);
-    socket.broadcast.emit('user connected', { userID, username, connected: true, messages: [] });
-  });
-
-  await new Promise((resolve) => http.listen(0, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${http.address().port}`, close: () => io.close() };
-}
 
 describe('a Node server of the original example on the same Redis', () => {
   let redis;
@@ -109,6 +52,33 @@ describe('a Node server of the original example on the same Redis', () => {
     t.after(() => watcher.close());
     rust.close();
     await watcher.got('user disconnected', (userID) => userID === rust.userID);
+  });
+
+  test('who has a tab on each server is gone with the last of them, whichever that is', async (t) => {
+    const watchers = [await ChatUser.logIn(cluster, { username: 'watches rust' }), await ChatUser.logIn(node, { username: 'watches node' })];
+    t.after(() => watchers.forEach((user) => user.close()));
+    const isListed = async (server, user) => {
+      const looker = await ChatUser.logIn(server, { username: 'looks' });
+      looker.close();
+      return looker.entryOf(user).connected;
+    };
+    for (const [first, last] of [[cluster, node], [node, cluster]]) {
+      const there = await ChatUser.logIn(last, { username: 'is on both' });
+      const here = await ChatUser.another(first, there);
+      assert.equal(here.userID, there.userID);
+      here.close();
+      // Another's end, on the same server, is told behind it.
+      const other = await ChatUser.logIn(first, { username: 'comes and goes' });
+      other.close();
+      for (const watcher of watchers) {
+        await watcher.got('user disconnected', (userID) => userID === other.userID);
+        assert.ok(!watcher.received('user disconnected').includes(there.userID));
+      }
+      assert.equal(await isListed(cluster, there), true);
+      assert.equal(await isListed(node, there), true);
+      there.close();
+      for (const watcher of watchers) await watcher.got('user disconnected', (userID) => userID === there.userID);
+    }
   });
 
   test('Node\'s questions to all servers are not held up by us', async (t) => {

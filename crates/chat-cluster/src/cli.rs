@@ -12,8 +12,8 @@ use common::runtime_dir::RuntimeDir;
 use sticky_master::{ListenAddress, TrustedProxy, WORKERS_MAX};
 
 use crate::option_values::{
-    BalanceMethod, DurabilityLevel, WorkspacePolicyChoice, cookie_name, dialable, duration,
-    publish_token,
+    BalanceMethod, DurabilityLevel, WorkspacePolicyChoice, adapter_key, cookie_name, dialable,
+    duration, publish_token,
 };
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::StoreChoice;
@@ -102,6 +102,18 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     redis: Option<String>,
+
+    /// What the names of the adapter's channels begin with; the option `key` of
+    /// Node servers and emitters on the same Redis
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "CHAT_CLUSTER_ADAPTER_KEY",
+        hide_env_values = true,
+        default_value = "socket.io",
+        value_parser = adapter_key
+    )]
+    pub(crate) adapter_key: String,
 
     /// Without Redis: where sessions and messages are kept [default:
     /// $STATE_DIRECTORY as systemd sets it, $XDG_STATE_HOME/chat-cluster, or
@@ -515,6 +527,7 @@ mod tests {
             "--advertise 127.0.0.1:7000",
             "--max-connections 0",
             "--max-head 100",
+            "--adapter-key=",
             "--no-such-flag",
         ] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");

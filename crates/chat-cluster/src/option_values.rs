@@ -68,6 +68,14 @@ impl From<WorkspacePolicyChoice> for WorkspacePolicy {
     }
 }
 
+/// The beginning of channel names: anything but nothing.
+pub(crate) fn adapter_key(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=200 => Ok(text.to_owned()),
+        _ => Err("it must have 1 to 200 bytes".to_owned()),
+    }
+}
+
 /// What can stand in a header behind `Bearer` (RFC 6750, 2.1).
 pub(crate) fn publish_token(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);

@@ -68,6 +68,7 @@ impl StoreChoice {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct WorkerSettings {
     store: StoreChoice,
+    adapter_key: String,
     cors_origins: Vec<String>,
     publish_tokens: Vec<String>,
     workspace_policy: WorkspacePolicy,
@@ -169,6 +170,7 @@ impl WorkerSettings {
     ) -> WorkerSettings {
         WorkerSettings {
             store,
+            adapter_key: options.adapter_key.clone(),
             cors_origins: options.cors_origin.clone(),
             publish_tokens,
             workspace_policy: options.workspace_policy.into(),
@@ -193,7 +195,14 @@ impl WorkerSettings {
 
     /// As the chat of the process `name` wants them. The error is one line.
     pub(crate) fn chat(&self, runtime_dir: &Path, name: String) -> anyhow::Result<ChatConfig> {
+        let node = self.node.as_ref();
+        let name_among_servers = match node {
+            Some(node) => format!("{name} of {}", node.name),
+            None => name.clone(),
+        };
         let mut config = ChatConfig::new(self.store.backend(runtime_dir, name)?);
+        config.name = Some(name_among_servers);
+        config.adapter_key.clone_from(&self.adapter_key);
         config.cors_origins.clone_from(&self.cors_origins);
         config.publish_tokens.clone_from(&self.publish_tokens);
         config.workspace_policy = self.workspace_policy;

@@ -11,6 +11,11 @@ use crate::origin::{AllowedOrigins, OriginError};
 pub struct ChatConfig {
     /// What keeps the state and carries events between workers.
     pub backend: Backend,
+    /// What the adapter's channels begin with: the option `key` of JavaScript servers and emitters
+    /// on the same Redis. Default `socket.io`.
+    pub adapter_key: String,
+    /// What other servers call this process when it does not answer them. Default: a name made up.
+    pub name: Option<String>,
     /// How long a session lives without a socket. Default 24 h.
     pub session_ttl: Duration,
     /// How long a user's messages live after the last one. Default 24 h.
@@ -50,6 +55,8 @@ impl ChatConfig {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
             backend,
+            adapter_key: redis_adapter::channel::DEFAULT_PREFIX.to_owned(),
+            name: None,
             session_ttl: DAY,
             message_ttl: DAY,
             message_max: 64 * 1024,

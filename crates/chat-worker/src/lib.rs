@@ -108,10 +108,13 @@ impl Chat {
             data_dir,
         } = backend::start(&config)?;
         let options = AdapterOptions {
+            prefix: config.adapter_key.clone(),
+            name: config.name.clone(),
             max_flush: sockets::MAX_FLUSH,
             ..AdapterOptions::default()
         };
         let adapter = AdapterState::new(bus, events, options);
+        sockets::introduce(&adapter);
         let vitals = http::Vitals {
             store: store.clone(),
             bus: adapter.bus().clone(),

@@ -200,6 +200,45 @@ impl AdapterState {
         )
     }
 
+    /// The ids of the sockets in `rooms` (none: all) on servers that do not have this adapter, such
+    /// as Node's. Asks nobody when there are none of these.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub fn foreign_socket_ids(
+        &self,
+        namespace: &str,
+        rooms: &[&str],
+    ) -> BoxFuture<'static, Result<BTreeSet<String>, RequestError<BTreeSet<String>>>> {
+        let namespace = self.namespace(namespace);
+        let timeout = self.shared().request_timeout;
+        let rooms = owned(rooms);
+        Box::pin(async move {
+            let namespace = namespace?;
+            let mut ids = BTreeSet::new();
+            let call = async {
+                let census = census(&namespace.shared, namespace.path()).await?;
+                match census.total > census.named.len() {
+                    true => Call::start(&namespace, &Ask::Sockets { rooms }, timeout).await,
+                    false => Ok(None),
+                }
+            };
+            let missing = match call.await {
+                Ok(None) => Missing::default(),
+                Ok(Some(mut call)) => {
+                    while let Some((uid, answer)) = call.next(|roll| roll.is_complete()).await {
+                        if let (None, Answer::Ids(more)) = (uid, answer) {
+                            ids.extend(more);
+                        }
+                    }
+                    call.roll.missing()
+                }
+                Err(error) => bus_failed(error)?,
+            };
+            whole(ids, missing)
+        })
+    }
+
     /// All rooms that have members, those of single sockets included.
     ///
     /// # Errors

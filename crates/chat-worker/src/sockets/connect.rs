@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Sockets;
 use super::authenticate::{ConnectError, Credentials, by_credentials, by_login};
+use super::introduction::User;
 use super::lane::{Event, Kind, Lane};
 use crate::store::Session;
 
@@ -98,6 +99,8 @@ impl ConnectHandler<Adapter, Connect> for Connect {
 fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static str, Kind)]) {
     let (sid, ns, user) = (socket.id, socket.ns(), &lane.session.user);
     tracing::debug!(%sid, ns, user, "connected");
+    // Before others can hear of the socket.
+    socket.extensions.insert(User::of(&lane.session));
     bound(&lane.sockets, socket);
     // Before the store is asked whether the session has ended.
     lane.sockets.sessions.add(&lane.session.id, socket);

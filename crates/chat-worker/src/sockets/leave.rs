@@ -6,12 +6,13 @@ use super::lane::Lane;
 
 pub(super) async fn run(lane: &Arc<Lane>) {
     let user = &lane.session.user;
-    match lane
-        .sockets
-        .store
-        .disconnect(&lane.session, &lane.socket_id)
-        .await
-    {
+    let store = &lane.sockets.store;
+    match store.disconnect(&lane.session, &lane.socket_id).await {
+        Ok(true) if lane.sockets.is_elsewhere(user).await => {
+            if let Err(error) = store.still_connected(&lane.session).await {
+                tracing::debug!(user, %error, "a user who is elsewhere is listed as gone");
+            }
+        }
         Ok(true) => lane.sockets.tell_gone(user).await,
         Ok(false) => {}
         // The store makes it good when it is back, and reports the user as gone then.

@@ -31,6 +31,7 @@ mod client;
 mod connect;
 mod heard;
 mod history;
+mod introduction;
 mod lane;
 mod leave;
 mod lobby;
@@ -44,6 +45,7 @@ mod session_sockets;
 mod workspaces;
 
 pub(crate) use catch_up::keep_caught_up;
+pub(crate) use introduction::introduce;
 pub(crate) use presence::keep_presence;
 
 /// The namespace of the private messages.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::MissedTickBehavior;
 
-use super::Sockets;
+use super::{NAMESPACE, Sockets};
 use crate::chat::roster::Entry;
 use crate::store::PresenceChange;
 
@@ -19,7 +19,11 @@ pub(crate) async fn keep_presence(sockets: Arc<Sockets>) {
             Ok(changes) => {
                 for change in changes {
                     match change {
-                        PresenceChange::Gone { user } => sockets.tell_gone(&user).await,
+                        PresenceChange::Gone { user } => {
+                            if !sockets.is_elsewhere(&user).await {
+                                sockets.tell_gone(&user).await;
+                            }
+                        }
                         PresenceChange::Back { user, name } => sockets.tell_here(&user, &name),
                     }
                 }
@@ -41,6 +45,14 @@ impl Sockets {
         if let Ok(Some(name)) = self.store.connected_name(user).await {
             self.tell_here(user, &name);
         }
+    }
+
+    /// Whether servers whose sockets the store does not know, such as Node's, have any of the user.
+    pub(super) async fn is_elsewhere(&self, user: &str) -> bool {
+        let found = self.adapter.foreign_socket_ids(NAMESPACE, &[user]).await;
+        // What did answer counts.
+        let found = found.or_else(|error| error.into_answers().ok_or(()));
+        found.is_ok_and(|sockets| !sockets.is_empty())
     }
 
     fn tell_here(self: &Arc<Self>, user: &str, name: &str) {

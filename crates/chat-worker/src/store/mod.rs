@@ -181,6 +181,13 @@ pub trait Store: Send + Sync + 'static {
     /// as gone.
     fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
 
+    /// After [`disconnect`](Store::disconnect): a server whose sockets this store does not know
+    /// still has one of the session's user. The session counts as connected until that server says
+    /// otherwise. A store that is shared with no such server has nothing to do.
+    fn still_connected<'a>(&'a self, _session: &'a Session) -> StoreFuture<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// The user's name, if a socket of theirs is anywhere in the cluster just now.
     fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>>;
 

@@ -189,6 +189,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn still_connected<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()> {
+        self.bounded(self.write_connected(&session.id, true))
+    }
+
     fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>> {
         self.bounded(self.read_connected_name(user))
     }
