@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The end-to-end tests on the binary named by BINARY: all, first on the embedded store and then on Redis, or
-# the spec files given (paths inside tests/), each on the stores it is for. TEST_STORE=embedded or redis
-# restricts them to one.
+# The end-to-end tests on the binary named by BINARY: all, on the embedded store, on Redis and on a Redis Cluster, or the spec files
+# given (paths inside tests/), each on the stores it is for. TEST_STORE=embedded, redis or redis-cluster restricts
+# them to one.
 #
-# Specs named embedded_* and redis_* are about that store; all others have to hold on both.
+# Specs named embedded_*, redis_* and redis_cluster_* are about that store; all others have to hold on each.
 set -euo pipefail
 cd "$(dirname "$0")/../tests"
 
@@ -11,20 +11,39 @@ if [ $# -eq 0 ]; then
   set -- specs/*.test.mjs
 fi
 export CHAT_CLUSTER_BINARY="${BINARY:-$PWD/../target/release/chat-cluster}"
-status=0
-for store in ${TEST_STORE:-embedded redis}; do
-  specs=()
+output=$(mktemp -d "${TMPDIR:-/tmp}/chat-cluster-e2e.XXXXXX")
+trap 'rm -rf "$output"' EXIT
+
+# on STORE SPEC...: those of the specs that are for this store.
+on() {
+  local store=$1 specs=() spec
+  shift
   for spec in "$@"; do
     case $store:${spec##*/} in
-      embedded:redis_* | redis:embedded_*) ;;
+      redis-cluster:redis_cluster_*) specs+=("$spec") ;;
+      embedded:redis_* | redis:embedded_* | redis:redis_cluster_* | redis-cluster:embedded_* | redis-cluster:redis_*) ;;
       *) specs+=("$spec") ;;
     esac
   done
   if [ ${#specs[@]} -eq 0 ]; then
-    continue
+    return
   fi
   echo "End to end on the store: $store"
   # One file at a time: some measure how evenly load is spread, and each starts a cluster of its own.
-  TEST_STORE=$store node --test --test-concurrency=1 --test-timeout=240000 --test-reporter=spec "${specs[@]}" || status=1
+  TEST_STORE=$store node --test --test-concurrency=1 --test-timeout=240000 --test-reporter=spec "${specs[@]}"
+}
+
+# All stores at once: most of the time is waited. What the others say is shown behind the first, each in one piece.
+read -ra stores <<<"${TEST_STORE:-embedded redis redis-cluster}"
+for store in "${stores[@]:1}"; do
+  on "$store" "$@" >"$output/$store" 2>&1 &
+done
+status=0
+on "${stores[0]}" "$@" || status=1
+for store in "${stores[@]:1}"; do
+  wait -n || status=1
+done
+for store in "${stores[@]:1}"; do
+  cat "$output/$store"
 done
 exit "$status"

@@ -6,12 +6,18 @@ import { join } from 'node:path';
 import { endsWithUs } from './leftovers.mjs';
 import { childrenOf, flockHolder, holdersOf, isAlive } from './proc.mjs';
 import { startRedis } from './redis.mjs';
+import { borrowRedisCluster } from './redis_cluster.mjs';
 import { Run } from './run.mjs';
 import { until, within } from './wait.mjs';
 
 /** Where the clusters of the tests keep their state unless a test says so itself: `redis` or `embedded`. */
 export const STORE = process.env.TEST_STORE ?? 'embedded';
-if (!['redis', 'embedded'].includes(STORE)) throw new Error(`TEST_STORE=${STORE}: redis or embedded`);
+if (!['embedded', 'redis', 'redis-cluster'].includes(STORE)) throw new Error(`TEST_STORE=${STORE}: embedded, redis or redis-cluster`);
+
+/** A new Redis of the kind that this run of the tests is about. */
+async function ownRedis() {
+  return STORE === 'redis-cluster' ? await borrowRedisCluster() : await startRedis();
+}
 
 export class Cluster extends Run {
   /**
@@ -123,7 +129,7 @@ export function temporaryDirectory() {
  */
 export async function emptyStore(t) {
   if (STORE === 'embedded') return { dataDir: temporaryDirectory() };
-  const redis = await startRedis();
+  const redis = await ownRedis();
   t.after(() => redis.stop());
   return { redis };
 }
@@ -138,8 +144,8 @@ export async function startCluster(
   { workers = 4, listen = '127.0.0.1:0', balance, certificate, args = [], redis, dataDir, runtimeDir, t, ...options } = {},
 ) {
   const owned = [];
-  if (!redis && !dataDir && STORE === 'redis') {
-    redis = await startRedis();
+  if (!redis && !dataDir && STORE !== 'embedded') {
+    redis = await ownRedis();
     owned.push(() => redis.stop());
   }
   if (!redis && !dataDir) {

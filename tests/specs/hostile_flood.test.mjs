@@ -75,8 +75,10 @@ test('a flood of every kind with 256 descriptors a process: nobody who behaves n
   assert.ok(most - before.memory < MEMORY_KIB, `from ${before.memory} to ${most} KiB`);
 
   // For whom more waits than the kernel holds, and who took none of it: long before the ping would tell.
-  const gone = new Set(observer.received('user disconnected'));
-  assert.ok(readers.slice(0, FEED.few).every((userID) => gone.has(userID)), 'readers who do not read are cut');
+  await until(() => {
+    const gone = new Set(observer.received('user disconnected'));
+    return readers.slice(0, FEED.few).every((userID) => gone.has(userID));
+  }, 'readers who do not read are cut');
 
   await flood.call('end');
   await until(() => openDescriptors(cluster.pid) <= before.descriptors + 5, 'the master has its descriptors back');

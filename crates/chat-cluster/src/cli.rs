@@ -55,7 +55,8 @@ pub(crate) struct MigrateOptions {
     #[arg(long, value_name = "DATA_DIR")]
     pub(crate) from: PathBuf,
 
-    /// The Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB] or redis+unix:///PATH
+    /// The Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], redis+unix:///PATH or
+    /// redis+cluster://HOST[:PORT],HOST[:PORT]...
     #[arg(long, value_name = "URL")]
     pub(crate) to: String,
 

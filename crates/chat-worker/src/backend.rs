@@ -80,11 +80,8 @@ pub(crate) fn start(config: &ChatConfig) -> Result<Parts, StartError> {
 }
 
 fn start_redis(url: &RedisUrl, config: &ChatConfig) -> Result<Parts, StartError> {
-    let info = url.connection_info();
-    let client = redis::Client::open(info.clone()).map_err(StartError::Redis)?;
     let store = RedisStore::start(
-        info,
-        url.to_string(),
+        url.clone(),
         RedisStoreConfig {
             session_ttl: config.session_ttl,
             message_ttl: config.message_ttl,
@@ -93,7 +90,14 @@ fn start_redis(url: &RedisUrl, config: &ChatConfig) -> Result<Parts, StartError>
             tend_interval: config.presence_interval,
         },
     )?;
-    let (bus, events) = RedisBus::start(client, RedisBusOptions::default());
+    let options = RedisBusOptions::default();
+    let (bus, events) = match url.is_cluster() {
+        true => RedisBus::start_cluster(url.servers(), options).map_err(StartError::Redis)?,
+        false => {
+            let client = redis::Client::open(url.first()).map_err(StartError::Redis)?;
+            RedisBus::start(client, options)
+        }
+    };
     Ok(Parts {
         store,
         bus: Arc::new(bus),

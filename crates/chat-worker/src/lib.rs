@@ -38,6 +38,7 @@ pub mod nodes;
 mod origin;
 mod page;
 mod publish_routes;
+mod redis_connection;
 mod redis_url;
 mod sockets;
 pub mod store;

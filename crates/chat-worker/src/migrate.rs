@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, Script};
+use redis::{RedisError, RedisResult, Script};
 
 use crate::chat::lobby::Line;
 use crate::chat::message::Message;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::redis_connection::RedisConnection;
 use crate::redis_url::RedisUrl;
 use crate::store::redis::{DEDUPE_WINDOW, LOBBY_LOG};
 use crate::store::sqlite::{DatabaseError, Expiring, Export, Known, Log, Mark};
@@ -179,7 +179,7 @@ pub async fn migrate(
 }
 
 struct Target {
-    connection: MultiplexedConnection,
+    connection: RedisConnection,
     replace: Script,
     add_session: Script,
     add_lobby: Script,
@@ -204,14 +204,8 @@ impl From<DatabaseError> for AddError {
 
 impl Target {
     async fn connect(url: &RedisUrl) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = redis::Client::open(url.connection_info())?;
         Ok(Self {
-            connection: client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?,
+            connection: RedisConnection::open(url, PATIENCE).await?,
             replace: Script::new(REPLACE),
             add_session: Script::new(ADD_SESSION),
             add_lobby: Script::new(ADD_LOBBY),
@@ -318,7 +312,7 @@ impl Target {
             mark = next;
             let mut entries = Vec::new();
             let mut ids = redis::pipe();
-            let ids_key = format!("cc:{{{list}}}:ids");
+            let ids_key = format!("cc:ids:{{{list}}}");
             let mut young = 0;
             for message in messages {
                 if merge.knows(&message) {

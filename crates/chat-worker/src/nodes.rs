@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisResult, Script};
+use redis::{RedisResult, Script};
 use serde::{Deserialize, Serialize};
 use sticky_worker::{NodeAddresses, NodeId};
 
+use crate::redis_connection::RedisConnection;
 use crate::redis_url::RedisUrl;
 
 const NODES: &str = "cc:nodes";
@@ -126,7 +126,7 @@ pub struct NodeRegister {
     /// The number that this node has already: a Redis that lost its data does not
     /// know it.
     known: Option<NodeId>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<RedisConnection>,
     hold: Script,
 }
 
@@ -184,16 +184,11 @@ impl NodeRegister {
     }
 
     /// The connection, taken: one that fails is not used again.
-    async fn connection(&mut self) -> RedisResult<MultiplexedConnection> {
+    async fn connection(&mut self) -> RedisResult<RedisConnection> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        redis::Client::open(self.redis.connection_info())?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        RedisConnection::open(&self.redis, PATIENCE).await
     }
 }
 

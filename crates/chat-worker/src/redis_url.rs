@@ -6,17 +6,23 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 /// Where a Redis is and how to log in there. Shown without its password.
 #[derive(Clone)]
-pub struct RedisUrl(ConnectionInfo);
+pub struct RedisUrl {
+    /// At least one.
+    servers: Vec<ConnectionInfo>,
+    is_cluster: bool,
+}
 
 /// Why a text is no address that can be used. One line, without the text itself: it may contain
 /// a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Not one of the known kinds of address.
-    #[error("unknown Redis URL: expected redis://HOST[:PORT][/DB] or redis+unix:///PATH")]
+    #[error(
+        "unknown Redis URL: expected redis://HOST[:PORT][/DB], redis+unix:///PATH or redis+cluster://HOST[:PORT],..."
+    )]
     UnknownScheme,
     /// A kind that a later version will know.
-    #[error("{0}:// is not supported yet: use redis:// or redis+unix://")]
+    #[error("{0}:// is not supported yet: use redis://, redis+unix:// or redis+cluster://")]
     NotSupported(&'static str),
     /// The right kind, but it cannot be read.
     #[error("invalid Redis URL: {0}")]
@@ -24,7 +30,9 @@ pub enum UrlError {
 }
 
 /// Reads `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]` or
-/// `redis+unix:///PATH[?db=N&user=USER&pass=PASSWORD]` (also `unix://`).
+/// `redis+unix:///PATH[?db=N&user=USER&pass=PASSWORD]` (also `unix://`), or
+/// `redis+cluster://[USER[:PASSWORD]@]HOST[:PORT],HOST[:PORT]...`: a Redis Cluster, of which some
+/// servers are enough.
 ///
 /// # Errors
 /// [`UrlError`], with a message of one line.
@@ -33,7 +41,7 @@ pub fn parse_redis_url(text: &str) -> Result<RedisUrl, UrlError> {
     match scheme {
         "redis" | "redis+unix" | "unix" => {}
         "rediss" => return Err(UrlError::NotSupported("rediss")),
-        "redis+cluster" => return Err(UrlError::NotSupported("redis+cluster")),
+        "redis+cluster" => return parse_cluster(&text["redis+cluster://".len()..]),
         "redis+sentinel" => return Err(UrlError::NotSupported("redis+sentinel")),
         "rediss+cluster" => return Err(UrlError::NotSupported("rediss+cluster")),
         "rediss+sentinel" => return Err(UrlError::NotSupported("rediss+sentinel")),
@@ -49,13 +57,46 @@ pub fn parse_redis_url(text: &str) -> Result<RedisUrl, UrlError> {
     if matches!(info.addr(), ConnectionAddr::Unix(path) if path.as_os_str() == "/") {
         return Err(UrlError::Invalid("missing path".into()));
     }
-    Ok(RedisUrl(info))
+    Ok(RedisUrl {
+        servers: vec![info],
+        is_cluster: false,
+    })
+}
+
+fn parse_cluster(rest: &str) -> Result<RedisUrl, UrlError> {
+    let (login, hosts) = match rest.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), rest),
+    };
+    let servers = hosts.split(',').map(|host| {
+        if host.is_empty() || host.contains(['/', '?']) {
+            let why = "a cluster is a list of HOST[:PORT], without a database";
+            return Err(UrlError::Invalid(why.into()));
+        }
+        format!("redis://{login}{host}")
+            .into_connection_info()
+            .map_err(|error| UrlError::Invalid(error.to_string()))
+    });
+    Ok(RedisUrl {
+        servers: servers.collect::<Result<_, _>>()?,
+        is_cluster: true,
+    })
 }
 
 impl RedisUrl {
-    /// What redis's client takes.
-    pub fn connection_info(&self) -> ConnectionInfo {
-        self.0.clone()
+    /// Whether it is a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.is_cluster
+    }
+
+    /// The servers that were named, for redis's client: one, or some of a cluster.
+    pub fn servers(&self) -> Vec<ConnectionInfo> {
+        self.servers.clone()
+    }
+
+    /// The first of them.
+    pub(crate) fn first(&self) -> ConnectionInfo {
+        self.servers[0].clone()
     }
 }
 
@@ -69,14 +110,22 @@ impl std::str::FromStr for RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.0.redis_settings();
+        let settings = self.servers[0].redis_settings();
         let login = match (settings.username(), settings.password()) {
             (None, None) => String::new(),
             (user, None) => format!("{}@", user.unwrap_or_default()),
             (user, Some(_)) => format!("{}:***@", user.unwrap_or_default()),
         };
+        if self.is_cluster {
+            let servers = self.servers.iter().map(|server| match server.addr() {
+                ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+                other => other.to_string(),
+            });
+            let servers: Vec<String> = servers.collect();
+            return write!(f, "redis+cluster://{login}{}", servers.join(","));
+        }
         let db = settings.db();
-        match self.0.addr() {
+        match self.servers[0].addr() {
             ConnectionAddr::Tcp(host, port) if host.contains(':') => {
                 write!(f, "redis://{login}[{host}]:{port}/{db}")
             }
@@ -121,6 +170,10 @@ mod tests {
                 "redis+unix:///run/redis.sock?db=2",
             ),
             (
+                "redis+cluster://ada:s3cret@h,[::1]:7001",
+                "redis+cluster://ada:***@h:6379,[::1]:7001",
+            ),
+            (
                 "redis+unix:///r.sock?pass=s3cret",
                 "redis+unix://:***@/r.sock",
             ),
@@ -144,10 +197,10 @@ mod tests {
             ("redis://h/-1", "invalid"),
             ("redis+unix://", "invalid"),
             ("rediss://h", "rediss:// is not supported yet"),
-            (
-                "redis+cluster://a,b",
-                "redis+cluster:// is not supported yet",
-            ),
+            ("redis+cluster://", "invalid"),
+            ("redis+cluster://a,,b", "invalid"),
+            ("redis+cluster://a,b/1", "invalid"),
+            ("redis+cluster://a:x,b", "invalid"),
             (
                 "redis+sentinel://a,b/m/0",
                 "redis+sentinel:// is not supported yet",

@@ -40,7 +40,7 @@ fn quick() -> RedisStoreConfig {
 }
 
 fn store(server: &RedisServer, config: RedisStoreConfig) -> Arc<dyn Store> {
-    RedisStore::start(server.info(), "test".into(), config).unwrap()
+    RedisStore::start(server.url(), config).unwrap()
 }
 
 async fn wait_for_health(store: &Arc<dyn Store>, up: bool) {
@@ -121,7 +121,7 @@ async fn the_keys_are_those_of_the_original_example() {
         assert_eq!(entries, [entry]);
         let ttl: i64 = redis.ttl(&key).unwrap();
         assert!((7100..=7200).contains(&ttl), "{ttl}");
-        let ids: i64 = redis.ttl(format!("cc:{{messages:{user}}}:ids")).unwrap();
+        let ids: i64 = redis.ttl(format!("cc:ids:{{messages:{user}}}")).unwrap();
         assert!((500..=600).contains(&ids), "{ids}");
     }
     assert!(store.disconnect(&ada, "s1").await.unwrap());
@@ -300,7 +300,7 @@ async fn ids_are_forgotten_after_the_window_only() {
         .await
         .unwrap()
         .at;
-    let key = "cc:{messages:a}:ids";
+    let key = "cc:ids:{messages:a}";
     let _: () = redis
         .zadd(key, "a old", at - 10 * 60 * 1000 - 1000)
         .unwrap();
@@ -347,7 +347,7 @@ async fn a_message_is_announced_with_the_recipients_copy_and_once() {
         assert!(!store.append(new, announce()).await.unwrap().fresh);
     }
     // The recipient's copy was not stored, so nobody was told: sending it again does both.
-    let _: () = redis.del("cc:{messages:b}:ids").unwrap();
+    let _: () = redis.del("cc:ids:{messages:b}").unwrap();
     store
         .append(message("m1", "a", "b"), announce())
         .await
@@ -367,7 +367,7 @@ async fn half_of_a_message_is_completed_by_sending_it_again() {
         .append(message("h", "a", "b"), unannounced())
         .await
         .unwrap();
-    let _: () = redis.del(&["messages:b", "cc:{messages:b}:ids"]).unwrap();
+    let _: () = redis.del(&["messages:b", "cc:ids:{messages:b}"]).unwrap();
     let again = store
         .append(message("h", "a", "b"), unannounced())
         .await

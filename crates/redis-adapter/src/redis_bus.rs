@@ -4,6 +4,7 @@
 mod backoff;
 mod health;
 mod publisher;
+mod servers;
 mod subscriber;
 mod subscriptions;
 
@@ -20,6 +21,7 @@ use crate::event_queue::{EventReceiver, event_queue};
 use backoff::Backoff;
 use health::Health;
 use publisher::{Answered, Budget, Order, Publisher, Sent};
+use servers::{Census, Servers};
 use subscriber::{Command, Subscriber};
 
 /// Time limits and bounds of a [`RedisBus`].
@@ -69,7 +71,7 @@ impl Default for RedisBusOptions {
     }
 }
 
-/// Publishes to and hears from one Redis server. Its two tasks end when it is
+/// Publishes to and hears from one Redis server, or a Redis Cluster. Its two tasks end when it is
 /// dropped.
 pub struct RedisBus {
     orders: mpsc::UnboundedSender<Sent>,
@@ -78,6 +80,8 @@ pub struct RedisBus {
     commands: mpsc::UnboundedSender<Command>,
     subscribe_timeout: Duration,
     health: Arc<Health>,
+    /// In a cluster.
+    census: Option<Arc<Census>>,
 }
 
 impl RedisBus {
@@ -87,6 +91,32 @@ impl RedisBus {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(client: redis::Client, options: RedisBusOptions) -> (Self, EventReceiver) {
+        Self::start_on(Servers::one(client), None, options)
+    }
+
+    /// The same on a Redis Cluster, of which `servers` are some: the more of them there are, the
+    /// more others may be away. What is published goes to every server of the cluster, as with
+    /// JavaScript's adapter of this wire.
+    ///
+    /// # Errors
+    /// When `servers` is empty or no addresses.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_cluster(
+        servers: Vec<redis::ConnectionInfo>,
+        options: RedisBusOptions,
+    ) -> redis::RedisResult<(Self, EventReceiver)> {
+        let census = Census::new(servers.clone(), &options)?;
+        let servers = Servers::cluster(servers)?;
+        Ok(Self::start_on(servers, Some(Arc::new(census)), options))
+    }
+
+    fn start_on(
+        servers: Servers,
+        census: Option<Arc<Census>>,
+        options: RedisBusOptions,
+    ) -> (Self, EventReceiver) {
         // Bounded by the budget.
         let (orders, order_queue) = mpsc::unbounded_channel();
         // Taken whatever else the subscriber waits for, so nothing adds up.
@@ -109,9 +139,10 @@ impl RedisBus {
             commands,
             subscribe_timeout: options.subscribe_timeout,
             health: health.clone(),
+            census,
         };
         let publisher = Publisher {
-            client: client.clone(),
+            servers: servers.clone(),
             options: options.clone(),
             queue: order_queue,
             health: health.clone(),
@@ -120,7 +151,7 @@ impl RedisBus {
         };
         tokio::spawn(publisher.run());
         let subscriber = Subscriber {
-            client,
+            servers,
             options,
             commands: command_queue,
             events,
@@ -155,6 +186,14 @@ impl Bus for RedisBus {
     }
 
     fn subscribers(&self, channels: Vec<String>) -> BoxFuture<'static, Result<Vec<u64>, BusError>> {
+        if let Some(census) = self.census.clone() {
+            let limit = self.publish_timeout;
+            return Box::pin(async move {
+                let counted = timeout(limit, census.subscribers(&channels)).await;
+                let counted = counted.map_err(|_| BusError::Timeout)?;
+                counted.map_err(|error| BusError::Lost(error.to_string()))
+            });
+        }
         let counted = self.order(Order::Subscribers { channels });
         Box::pin(async move {
             let answer = counted?.await?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use chat_worker::RedisUrl;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 pub(crate) struct RedisServer {
@@ -60,6 +61,11 @@ impl RedisServer {
 
     pub(crate) fn info(&self) -> ConnectionInfo {
         info(&self.socket())
+    }
+
+    pub(crate) fn url(&self) -> RedisUrl {
+        let url = format!("redis+unix://{}", self.socket().display());
+        url.parse().expect("an address")
     }
 
     /// A plain connection, to look at what the store wrote.

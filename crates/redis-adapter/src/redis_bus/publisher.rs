@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::RedisBusOptions;
 use super::backoff::Backoff;
 use super::health::{Health, Role};
+use super::servers::Servers;
 use crate::bus::BusError;
 
 /// A batch ends at either: large enough that the round trip does not count,
@@ -142,7 +143,7 @@ impl Drop for Share {
 }
 
 pub(super) struct Publisher {
-    pub(super) client: redis::Client,
+    pub(super) servers: Servers,
     pub(super) options: RedisBusOptions,
     pub(super) queue: mpsc::UnboundedReceiver<Sent>,
     pub(super) health: Arc<Health>,
@@ -183,7 +184,7 @@ impl Publisher {
             // The batch has its own.
             .set_response_timeout(None);
         loop {
-            let client = self.client.clone();
+            let client = self.servers.next();
             let attempt = client.get_multiplexed_async_connection_with_config(&config);
             // The connection timeout covers the TCP connection only, not the greeting.
             let attempt = timeout(self.options.connect_timeout, attempt);

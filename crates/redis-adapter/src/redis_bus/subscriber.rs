@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
 use super::health::{Health, Role};
+use super::servers::Servers;
 use super::subscriptions::{Batch, Subscriptions};
 use super::{Confirm, RedisBusOptions};
 use crate::event_queue::EventSender;
@@ -28,7 +29,7 @@ pub(super) enum Command {
 }
 
 pub(super) struct Subscriber {
-    pub(super) client: redis::Client,
+    pub(super) servers: Servers,
     pub(super) options: RedisBusOptions,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) events: EventSender,
@@ -75,7 +76,7 @@ impl Subscriber {
     /// Connects, however long that takes. Commands go on to be taken.
     async fn connect(&mut self, subscriptions: &mut Subscriptions) -> Result<PubSub, Closed> {
         loop {
-            let client = self.client.clone();
+            let client = self.servers.next();
             let attempt = timeout(self.options.connect_timeout, client.get_async_pubsub());
             let failure = match collecting(&mut self.commands, subscriptions, attempt).await? {
                 Ok(Ok(connection)) => return Ok(connection),

@@ -6,11 +6,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ConnectionInfo, RedisError, RedisResult};
+use redis::{RedisError, RedisResult};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::redis_connection::RedisConnection;
+use crate::redis_url::RedisUrl;
 use crate::store::Health;
 
 /// How often the connection is asked whether it lives.
@@ -29,7 +30,7 @@ pub(super) struct Link {
 }
 
 struct Shared {
-    current: Mutex<Option<MultiplexedConnection>>,
+    current: Mutex<Option<RedisConnection>>,
     connected: Notify,
     broken: Notify,
     health: watch::Sender<Health>,
@@ -42,14 +43,15 @@ impl Drop for Link {
 }
 
 impl Link {
-    pub(super) fn start(info: ConnectionInfo, name: String, timeout: Duration) -> Self {
+    pub(super) fn start(url: RedisUrl, timeout: Duration) -> Self {
+        let name = url.to_string();
         let shared = Arc::new(Shared {
             current: Mutex::new(None),
             connected: Notify::new(),
             broken: Notify::new(),
             health: watch::Sender::new(Health::Down(format!("not connected to {name} yet"))),
         });
-        let keeper = tokio::spawn(keep(shared.clone(), info, name, timeout)).abort_handle();
+        let keeper = tokio::spawn(keep(shared.clone(), url, name, timeout)).abort_handle();
         Self { shared, keeper }
     }
 
@@ -58,7 +60,7 @@ impl Link {
     }
 
     /// The connection; waits for one while there is none, so give it a bound of time.
-    pub(super) async fn connection(&self) -> MultiplexedConnection {
+    pub(super) async fn connection(&self) -> RedisConnection {
         loop {
             // Registered before the look, so that no wake-up falls between.
             let connected = self.shared.connected.notified();
@@ -79,15 +81,15 @@ impl Link {
 }
 
 impl Shared {
-    fn get(&self) -> Option<MultiplexedConnection> {
+    fn get(&self) -> Option<RedisConnection> {
         self.lock().clone()
     }
 
-    fn set(&self, connection: Option<MultiplexedConnection>) {
+    fn set(&self, connection: Option<RedisConnection>) {
         *self.lock() = connection;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<RedisConnection>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,11 +116,11 @@ impl Shared {
     }
 }
 
-async fn keep(shared: Arc<Shared>, info: ConnectionInfo, name: String, timeout: Duration) {
+async fn keep(shared: Arc<Shared>, url: RedisUrl, name: String, timeout: Duration) {
     let mut said = false;
     let mut backoff = BACKOFF_FIRST;
     loop {
-        match connect(&info, timeout).await {
+        match connect(&url, timeout).await {
             Ok(connection) => {
                 backoff = BACKOFF_FIRST;
                 said = true;
@@ -142,13 +144,8 @@ async fn keep(shared: Arc<Shared>, info: ConnectionInfo, name: String, timeout: 
     }
 }
 
-async fn connect(info: &ConnectionInfo, timeout: Duration) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(timeout))
-        .set_response_timeout(Some(timeout));
-    let mut connection = redis::Client::open(info.clone())?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
+async fn connect(url: &RedisUrl, timeout: Duration) -> RedisResult<RedisConnection> {
+    let mut connection = RedisConnection::open(url, timeout).await?;
     // A Redis that still loads its data accepts connections and refuses commands.
     redis::cmd("PING").exec_async(&mut connection).await?;
     Ok(connection)
@@ -158,7 +155,7 @@ async fn connect(info: &ConnectionInfo, timeout: Duration) -> RedisResult<Multip
 async fn watch_over(
     shared: &Shared,
     name: &str,
-    mut connection: MultiplexedConnection,
+    mut connection: RedisConnection,
     timeout: Duration,
 ) -> String {
     let mut lost = 0;

@@ -114,7 +114,7 @@ impl RedisStore {
     ) -> RedisResult<Stored> {
         let mut connection = self.link.connection().await;
         let mut call = self.append.key(list_key(user));
-        call.key(format!("cc:{{messages:{user}}}:ids"))
+        call.key(format!("cc:ids:{{messages:{user}}}"))
             .arg(format!("{} {}", message.from, message.id))
             .arg(entry)
             .arg(at.map(|at| at.to_string()).unwrap_or_default())

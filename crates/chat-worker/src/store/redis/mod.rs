@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `session:<sessionID>` | hash | `userID`, `username`, `connected`; `ended` for `userID` after its end |
 //! | `messages:<userID>` | list | JSON of each message from or to the user, oldest first |
-//! | `cc:{messages:<userID>}:ids` | sorted set | `<from> <id>` by time: what was stored lately |
+//! | `cc:ids:{messages:<userID>}` | sorted set | `<from> <id>` by time: what was stored lately |
 //! | `cc:{lobby}:log` | list | JSON of the lobby's last messages, oldest first |
 //! | `cc:{lobby}:ids` | sorted set | `<from> <id>` by time: what was said lately |
 //! | `cc:workspace:<workspaceId>` | set | user ids of its members; written by others, read here |
@@ -20,7 +20,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::ConnectionInfo;
 use tokio::sync::watch;
 
 use self::link::Link;
@@ -34,6 +33,7 @@ use crate::chat::identity::NoRandomness;
 use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
 use crate::chat::roster::User;
+use crate::redis_url::RedisUrl;
 
 mod link;
 mod lobby;
@@ -85,18 +85,14 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Starts to connect, and returns at once: a Redis that is away is waited for. `name` is
-    /// what the log calls it; it must not contain a password. Must be called inside a runtime.
+    /// Starts to connect, and returns at once: a Redis that is away is waited for. Must be called
+    /// inside a runtime.
     ///
     /// # Errors
     /// When the system has no randomness for the id of this process.
-    pub fn start(
-        info: ConnectionInfo,
-        name: String,
-        config: RedisStoreConfig,
-    ) -> Result<Arc<Self>, NoRandomness> {
+    pub fn start(url: RedisUrl, config: RedisStoreConfig) -> Result<Arc<Self>, NoRandomness> {
         Ok(Arc::new(Self {
-            link: Link::start(info, name, config.operation_timeout),
+            link: Link::start(url, config.operation_timeout),
             presence: Presence::new()?,
             append: redis::Script::new(messages::APPEND),
             say: redis::Script::new(lobby::SAY),

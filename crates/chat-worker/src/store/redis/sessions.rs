@@ -6,6 +6,7 @@ use redis::{RedisResult, ScriptInvocation};
 use super::RedisStore;
 use crate::chat::identity::is_id;
 use crate::chat::roster::{User, merge_sessions};
+use crate::redis_connection::{Primary, RedisConnection};
 use crate::store::Session;
 
 /// Keys asked for per SCAN step, and sessions read per round trip.
@@ -75,16 +76,27 @@ impl RedisStore {
     pub(super) async fn read_users(&self) -> RedisResult<Vec<User>> {
         let mut connection = self.link.connection().await;
         let mut records = Vec::new();
+        for primary in connection.primaries().await? {
+            self.scan_users(&mut connection, &primary, &mut records)
+                .await?;
+        }
+        // SCAN may name a key twice; merging makes that harmless.
+        Ok(merge_sessions(records))
+    }
+
+    async fn scan_users(
+        &self,
+        connection: &mut RedisConnection,
+        primary: &Primary,
+        records: &mut Vec<User>,
+    ) -> RedisResult<()> {
         let mut cursor = 0u64;
         loop {
-            let (next, keys): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg("MATCH")
-                .arg("session:*")
-                .arg("COUNT")
-                .arg(SCAN_COUNT)
-                .query_async(&mut connection)
-                .await?;
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg("session:*");
+            scan.arg("COUNT").arg(SCAN_COUNT);
+            let found = connection.ask(primary, scan).await?;
+            let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(found)?;
             if !keys.is_empty() {
                 // A key of that name that is no hash costs its own entry, not the whole list.
                 let mut pipe = redis::pipe();
@@ -92,12 +104,11 @@ impl RedisStore {
                 for key in keys {
                     pipe.cmd("HMGET").arg(key).arg(&FIELDS);
                 }
-                let read: Vec<RedisResult<Fields>> = pipe.query_async(&mut connection).await?;
+                let read: Vec<RedisResult<Fields>> = pipe.query_async(connection).await?;
                 records.extend(read.into_iter().flatten().filter_map(record));
             }
             if next == 0 {
-                // SCAN may name a key twice; merging makes that harmless.
-                return Ok(merge_sessions(records));
+                return Ok(());
             }
             cursor = next;
         }

@@ -1,0 +1,242 @@
+//! A connection to a Redis, be it one server or a cluster of them.
+//!
+//! To a cluster, what a pipeline has in several slots goes out as one pipeline for each, side by
+//! side: the order is kept within a slot, and so for every key. A transaction must be in one slot.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo, Slot};
+use redis::{
+    Arg, AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    Value,
+};
+
+use crate::redis_url::RedisUrl;
+
+/// How often a command is sent again that a cluster's server has refused or lost, in one
+/// operation: enough for a slot that moves. Every command of ours may come twice.
+const RETRIES: u32 = 3;
+
+/// A connection; clones share it.
+#[derive(Clone)]
+pub(crate) enum RedisConnection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// A server that has keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Primary {
+    /// The only one.
+    Only,
+    /// One of a cluster.
+    At { host: String, port: u16 },
+}
+
+impl RedisConnection {
+    /// Connects, and bounds by `timeout` the time to connect and to answer.
+    pub(crate) async fn open(url: &RedisUrl, timeout: Duration) -> RedisResult<Self> {
+        if url.is_cluster() {
+            let client = ClusterClient::builder(url.servers())
+                .connection_timeout(timeout)
+                .response_timeout(timeout)
+                .retries(RETRIES)
+                .build()?;
+            return Ok(Self::Cluster(client.get_async_connection().await?));
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout));
+        let client = redis::Client::open(url.first())?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        Ok(Self::Single(connection.await?))
+    }
+
+    /// The servers that have keys, at this moment.
+    pub(crate) async fn primaries(&mut self) -> RedisResult<Vec<Primary>> {
+        match self {
+            Self::Single(_) => Ok(vec![Primary::Only]),
+            Self::Cluster(connection) => {
+                let mut ask = redis::cmd("CLUSTER");
+                ask.arg("SLOTS");
+                let random = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+                let slots = connection.route_command(ask, random).await?;
+                primaries_of(&slots).ok_or_else(|| unexpected("no list of slots"))
+            }
+        }
+    }
+
+    /// Asks one server.
+    pub(crate) async fn ask(&mut self, primary: &Primary, command: Cmd) -> RedisResult<Value> {
+        match (self, primary) {
+            (Self::Cluster(connection), Primary::At { host, port }) => {
+                let (host, port) = (host.clone(), *port);
+                let at = SingleNodeRoutingInfo::ByAddress { host, port };
+                connection
+                    .route_command(command, RoutingInfo::SingleNode(at))
+                    .await
+            }
+            (connection, _) => connection.req_packed_command(&command).await,
+        }
+    }
+}
+
+impl ConnectionLike for RedisConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => match pipeline.is_transaction() {
+                true => connection.req_packed_commands(pipeline, offset, count),
+                false => Box::pin(by_slot(connection, pipeline)),
+            },
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// Sends the commands of each slot in one pipeline; the answers in the order of the commands.
+async fn by_slot(connection: &ClusterConnection, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+    let mut parts: HashMap<Option<Slot>, (Pipeline, Vec<usize>)> = HashMap::new();
+    for (at, command) in pipeline.cmd_iter().enumerate() {
+        let (part, places) = parts.entry(slot_of(command)).or_default();
+        part.add_command(command.clone());
+        places.push(at);
+    }
+    let answers = parts.into_values().map(|(part, places)| {
+        let mut connection = connection.clone();
+        async move {
+            let values = connection.req_packed_commands(&part, 0, part.len()).await?;
+            if values.len() != places.len() {
+                return Err(unexpected("another number of answers than commands"));
+            }
+            Ok(places.into_iter().zip(values))
+        }
+    });
+    let mut values = vec![Value::Nil; pipeline.len()];
+    for (at, value) in try_join_all(answers).await?.into_iter().flatten() {
+        values[at] = value;
+    }
+    Ok(values)
+}
+
+/// Where a command of ours goes, by its first key; None when it has none.
+fn slot_of(command: &Cmd) -> Option<Slot> {
+    let mut words = command.args_iter().map(|word| match word {
+        Arg::Simple(word) => word,
+        _ => &[],
+    });
+    let name = words.next()?;
+    let key = match name {
+        // The script and the number of its keys come first.
+        b"EVALSHA" | b"EVAL" => words.nth(2),
+        b"PING" | b"TIME" | b"PUBLISH" | b"SCRIPT" => None,
+        _ => words.next(),
+    };
+    key.map(Slot::for_key)
+}
+
+/// The servers in an answer to `CLUSTER SLOTS`: for each range of slots its bounds, its primary
+/// and its replicas, each of these with host and port first.
+fn primaries_of(slots: &Value) -> Option<Vec<Primary>> {
+    let mut primaries = Vec::new();
+    for range in array(slots)? {
+        let [host, port, ..] = array(array(range)?.get(2)?)? else {
+            return None;
+        };
+        let primary = Primary::At {
+            host: redis::from_redis_value_ref(host).ok()?,
+            port: redis::from_redis_value_ref(port).ok()?,
+        };
+        if !primaries.contains(&primary) {
+            primaries.push(primary);
+        }
+    }
+    Some(primaries)
+}
+
+fn array(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(values) => Some(values),
+        _ => None,
+    }
+}
+
+fn unexpected(what: &'static str) -> RedisError {
+    (ErrorKind::UnexpectedReturnType, what).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(words: &[&str]) -> Option<Slot> {
+        let (name, args) = words.split_first().unwrap();
+        slot_of(redis::cmd(name).arg(args))
+    }
+
+    #[test]
+    fn a_command_goes_where_its_first_key_is() {
+        let of = |key: &str| Some(Slot::for_key(key));
+        assert_eq!(slot(&["HSET", "session:a", "x", "y"]), of("session:a"));
+        let evaluated = slot(&[
+            "EVALSHA",
+            "sha",
+            "2",
+            "messages:u",
+            "cc:ids:{messages:u}",
+            "x",
+        ]);
+        assert_eq!(evaluated, of("messages:u"));
+        assert_eq!(of("messages:u"), of("cc:ids:{messages:u}"));
+        assert_eq!(slot(&["TIME"]), None);
+        assert_eq!(slot(&["PUBLISH", "channel", "x"]), None);
+    }
+
+    #[test]
+    fn each_primary_is_found_once() {
+        let server = |host: &str, port: i64| {
+            let host = Value::BulkString(host.as_bytes().to_vec());
+            Value::Array(vec![host, Value::Int(port), Value::Nil])
+        };
+        let range = |from: i64, to: i64, primary: Value| {
+            let replica = server("h", 9);
+            Value::Array(vec![Value::Int(from), Value::Int(to), primary, replica])
+        };
+        let slots = Value::Array(vec![
+            range(0, 1, server("h", 1)),
+            range(2, 3, server("h", 2)),
+            range(4, 5, server("h", 1)),
+        ]);
+        let at = |port| Primary::At {
+            host: "h".to_owned(),
+            port,
+        };
+        assert_eq!(primaries_of(&slots), Some(vec![at(1), at(2)]));
+        assert_eq!(primaries_of(&Value::Nil), None);
+        let cut = Value::Array(vec![Value::Array(vec![Value::Int(0)])]);
+        assert_eq!(primaries_of(&cut), None);
+    }
+}
