@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The end-to-end tests on the binary named by BINARY: all, on the embedded store, on Redis and on a Redis Cluster, or the spec files
 # given (paths inside tests/), each on the stores it is for. TEST_STORE=embedded, redis or redis-cluster restricts
-# them to one.
+# them to one; redis-cluster-sharded is the last with --sharded-pubsub.
 #
 # Specs named embedded_*, redis_* and redis_cluster_* are about that store; all others have to hold on each.
 set -euo pipefail
@@ -21,7 +21,7 @@ on() {
   for spec in "$@"; do
     case $store:${spec##*/} in
       redis-cluster:redis_cluster_*) specs+=("$spec") ;;
-      embedded:redis_* | redis:embedded_* | redis:redis_cluster_* | redis-cluster:embedded_* | redis-cluster:redis_*) ;;
+      embedded:redis_* | redis:embedded_* | redis:redis_cluster_* | redis-cluster*:embedded_* | redis-cluster*:redis_*) ;;
       *) specs+=("$spec") ;;
     esac
   done

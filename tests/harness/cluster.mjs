@@ -12,11 +12,14 @@ import { until, within } from './wait.mjs';
 
 /** Where the clusters of the tests keep their state unless a test says so itself: `redis` or `embedded`. */
 export const STORE = process.env.TEST_STORE ?? 'embedded';
-if (!['embedded', 'redis', 'redis-cluster'].includes(STORE)) throw new Error(`TEST_STORE=${STORE}: embedded, redis or redis-cluster`);
+if (!['embedded', 'redis', 'redis-cluster', 'redis-cluster-sharded'].includes(STORE)) {
+  throw new Error(`TEST_STORE=${STORE}: embedded, redis, redis-cluster or redis-cluster-sharded`);
+}
+const SHARDED = STORE === 'redis-cluster-sharded' ? ['--sharded-pubsub'] : [];
 
 /** A new Redis of the kind that this run of the tests is about. */
 async function ownRedis() {
-  return STORE === 'redis-cluster' ? await borrowRedisCluster() : await startRedis();
+  return STORE.startsWith('redis-cluster') ? await borrowRedisCluster() : await startRedis();
 }
 
 export class Cluster extends Run {
@@ -158,7 +161,7 @@ export async function startCluster(
     cluster = new Cluster(
       [
         ...['--workers', workers, '--listen', listen, '--runtime-dir', runtimeDir],
-        ...(redis ? ['--redis', redis.url] : ['--data-dir', dataDir]),
+        ...(redis ? ['--redis', redis.url, ...SHARDED] : ['--data-dir', dataDir]),
         ...(balance ? ['--balance', balance] : []),
         ...(certificate?.args ?? []),
         ...args,

@@ -116,6 +116,11 @@ pub(crate) struct Options {
     )]
     pub(crate) adapter_key: String,
 
+    /// With a Redis Cluster: workers talk by sharded pub/sub, which costs one of
+    /// its servers and not all. Node servers and emitters take no part
+    #[arg(long, env = "CHAT_CLUSTER_SHARDED_PUBSUB", hide_env_values = true)]
+    pub(crate) sharded_pubsub: bool,
+
     /// Without Redis: where sessions and messages are kept [default:
     /// $STATE_DIRECTORY as systemd sets it, $XDG_STATE_HOME/chat-cluster, or
     /// ~/.local/state/chat-cluster]

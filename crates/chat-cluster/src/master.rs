@@ -40,6 +40,11 @@ impl Settings {
         if advertise.is_some() && !worker.is_shared() {
             return Err("--advertise needs --redis: nodes meet there".to_owned());
         }
+        if options.sharded_pubsub && !worker.is_on_redis_cluster() {
+            return Err(
+                "--sharded-pubsub needs a Redis Cluster: --redis redis+cluster://...".to_owned(),
+            );
+        }
         if options.workspace_policy == WorkspacePolicyChoice::RedisSet && !worker.is_shared() {
             return Err(
                 "--workspace-policy redis-set needs --redis: the sets are there".to_owned(),

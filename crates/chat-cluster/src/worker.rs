@@ -69,6 +69,7 @@ impl StoreChoice {
 pub(crate) struct WorkerSettings {
     store: StoreChoice,
     adapter_key: String,
+    sharded_pubsub: bool,
     cors_origins: Vec<String>,
     publish_tokens: Vec<String>,
     workspace_policy: WorkspacePolicy,
@@ -171,6 +172,7 @@ impl WorkerSettings {
         WorkerSettings {
             store,
             adapter_key: options.adapter_key.clone(),
+            sharded_pubsub: options.sharded_pubsub,
             cors_origins: options.cors_origin.clone(),
             publish_tokens,
             workspace_policy: options.workspace_policy.into(),
@@ -203,6 +205,7 @@ impl WorkerSettings {
         let mut config = ChatConfig::new(self.store.backend(runtime_dir, name)?);
         config.name = Some(name_among_servers);
         config.adapter_key.clone_from(&self.adapter_key);
+        config.sharded_pubsub = self.sharded_pubsub;
         config.cors_origins.clone_from(&self.cors_origins);
         config.publish_tokens.clone_from(&self.publish_tokens);
         config.workspace_policy = self.workspace_policy;
@@ -235,6 +238,11 @@ impl WorkerSettings {
     /// Whether the chat is kept in a Redis, which other nodes may share.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self.store, StoreChoice::Redis(_))
+    }
+
+    /// Whether that is a Redis Cluster.
+    pub(crate) fn is_on_redis_cluster(&self) -> bool {
+        matches!(&self.store, StoreChoice::Redis(url) if url.starts_with("redis+cluster://"))
     }
 
     fn from_environment() -> anyhow::Result<WorkerSettings> {

@@ -88,9 +88,13 @@ fn start_redis(url: &RedisUrl, config: &ChatConfig) -> Result<Parts, StartError>
             operation_timeout: config.store_timeout,
             lease: config.presence_lease,
             tend_interval: config.presence_interval,
+            sharded_pubsub: config.sharded_pubsub,
         },
     )?;
-    let options = RedisBusOptions::default();
+    let options = RedisBusOptions {
+        sharded_prefix: config.sharded_pubsub.then(|| config.adapter_prefix()),
+        ..RedisBusOptions::default()
+    };
     let (bus, events) = match url.is_cluster() {
         true => RedisBus::start_cluster(url.servers(), options).map_err(StartError::Redis)?,
         false => {

@@ -14,6 +14,10 @@ pub struct ChatConfig {
     /// What the adapter's channels begin with: the option `key` of JavaScript servers and emitters
     /// on the same Redis. Default `socket.io`.
     pub adapter_key: String,
+    /// On a Redis Cluster: the workers talk by sharded pub/sub, so that an event costs one of its
+    /// servers and not all. Node servers and emitters hear nothing of it and are not heard. Default
+    /// false.
+    pub sharded_pubsub: bool,
     /// What other servers call this process when it does not answer them. Default: a name made up.
     pub name: Option<String>,
     /// How long a session lives without a socket. Default 24 h.
@@ -56,6 +60,7 @@ impl ChatConfig {
         Self {
             backend,
             adapter_key: redis_adapter::channel::DEFAULT_PREFIX.to_owned(),
+            sharded_pubsub: false,
             name: None,
             session_ttl: DAY,
             message_ttl: DAY,
@@ -70,6 +75,15 @@ impl ChatConfig {
             store_timeout: Duration::from_secs(2),
             presence_lease: Duration::from_secs(15),
             presence_interval: Duration::from_secs(5),
+        }
+    }
+
+    /// What the adapter's channels begin with in fact: sharded ones must not be mistaken for
+    /// others.
+    pub(crate) fn adapter_prefix(&self) -> String {
+        match self.sharded_pubsub {
+            true => format!("{}-sharded", self.adapter_key),
+            false => self.adapter_key.clone(),
         }
     }
 

@@ -109,7 +109,7 @@ impl Chat {
             data_dir,
         } = backend::start(&config)?;
         let options = AdapterOptions {
-            prefix: config.adapter_key.clone(),
+            prefix: config.adapter_prefix(),
             name: config.name.clone(),
             max_flush: sockets::MAX_FLUSH,
             ..AdapterOptions::default()

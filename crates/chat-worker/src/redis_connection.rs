@@ -1,20 +1,18 @@
 //! A connection to a Redis, be it one server or a cluster of them.
 //!
-//! To a cluster, what a pipeline has in several slots goes out as one pipeline for each, side by
-//! side: the order is kept within a slot, and so for every key. A transaction must be in one slot.
+//! To a cluster, what a pipeline has in several slots goes out as one pipeline for each
+//! ([`send_by_slot`]). A transaction must be in one slot.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo, Slot};
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{
-    Arg, AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
-    Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value,
 };
+use redis_adapter::redis_cluster::send_by_slot;
 
 use crate::redis_url::RedisUrl;
 
@@ -104,7 +102,7 @@ impl ConnectionLike for RedisConnection {
             Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
             Self::Cluster(connection) => match pipeline.is_transaction() {
                 true => connection.req_packed_commands(pipeline, offset, count),
-                false => Box::pin(by_slot(connection, pipeline)),
+                false => Box::pin(send_by_slot(connection, pipeline)),
             },
         }
     }
@@ -115,47 +113,6 @@ impl ConnectionLike for RedisConnection {
             Self::Cluster(connection) => connection.get_db(),
         }
     }
-}
-
-/// Sends the commands of each slot in one pipeline; the answers in the order of the commands.
-async fn by_slot(connection: &ClusterConnection, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-    let mut parts: HashMap<Option<Slot>, (Pipeline, Vec<usize>)> = HashMap::new();
-    for (at, command) in pipeline.cmd_iter().enumerate() {
-        let (part, places) = parts.entry(slot_of(command)).or_default();
-        part.add_command(command.clone());
-        places.push(at);
-    }
-    let answers = parts.into_values().map(|(part, places)| {
-        let mut connection = connection.clone();
-        async move {
-            let values = connection.req_packed_commands(&part, 0, part.len()).await?;
-            if values.len() != places.len() {
-                return Err(unexpected("another number of answers than commands"));
-            }
-            Ok(places.into_iter().zip(values))
-        }
-    });
-    let mut values = vec![Value::Nil; pipeline.len()];
-    for (at, value) in try_join_all(answers).await?.into_iter().flatten() {
-        values[at] = value;
-    }
-    Ok(values)
-}
-
-/// Where a command of ours goes, by its first key; None when it has none.
-fn slot_of(command: &Cmd) -> Option<Slot> {
-    let mut words = command.args_iter().map(|word| match word {
-        Arg::Simple(word) => word,
-        _ => &[],
-    });
-    let name = words.next()?;
-    let key = match name {
-        // The script and the number of its keys come first.
-        b"EVALSHA" | b"EVAL" => words.nth(2),
-        b"PING" | b"TIME" | b"PUBLISH" | b"SCRIPT" => None,
-        _ => words.next(),
-    };
-    key.map(Slot::for_key)
 }
 
 /// The servers in an answer to `CLUSTER SLOTS`: for each range of slots its bounds, its primary
@@ -191,29 +148,6 @@ fn unexpected(what: &'static str) -> RedisError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn slot(words: &[&str]) -> Option<Slot> {
-        let (name, args) = words.split_first().unwrap();
-        slot_of(redis::cmd(name).arg(args))
-    }
-
-    #[test]
-    fn a_command_goes_where_its_first_key_is() {
-        let of = |key: &str| Some(Slot::for_key(key));
-        assert_eq!(slot(&["HSET", "session:a", "x", "y"]), of("session:a"));
-        let evaluated = slot(&[
-            "EVALSHA",
-            "sha",
-            "2",
-            "messages:u",
-            "cc:ids:{messages:u}",
-            "x",
-        ]);
-        assert_eq!(evaluated, of("messages:u"));
-        assert_eq!(of("messages:u"), of("cc:ids:{messages:u}"));
-        assert_eq!(slot(&["TIME"]), None);
-        assert_eq!(slot(&["PUBLISH", "channel", "x"]), None);
-    }
 
     #[test]
     fn each_primary_is_found_once() {

@@ -20,6 +20,7 @@ mod nodes;
 mod payload;
 pub mod peer_bus;
 pub mod redis_bus;
+pub mod redis_cluster;
 pub mod request;
 pub mod response;
 mod roll;

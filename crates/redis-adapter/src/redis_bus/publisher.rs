@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, Value};
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Pipeline, RedisResult, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -15,7 +17,9 @@ use super::RedisBusOptions;
 use super::backoff::Backoff;
 use super::health::{Health, Role};
 use super::servers::Servers;
+use super::sharded::Shards;
 use crate::bus::BusError;
+use crate::redis_cluster::send_by_slot;
 
 /// A batch ends at either: large enough that the round trip does not count,
 /// small enough that its first message is not confirmed much later than alone.
@@ -42,10 +46,10 @@ impl Order {
         }
     }
 
-    fn add_to(&self, pipeline: &mut Pipeline) {
+    fn add_to(&self, pipeline: &mut Pipeline, publish: &str) {
         match self {
             Self::Publish { channel, payload } => {
-                pipeline.cmd("PUBLISH").arg(channel).arg(&payload[..])
+                pipeline.cmd(publish).arg(channel).arg(&payload[..])
             }
             Self::Subscribers { channels } => pipeline.cmd("PUBSUB").arg("NUMSUB").arg(channels),
         };
@@ -143,13 +147,64 @@ impl Drop for Share {
 }
 
 pub(super) struct Publisher {
-    pub(super) servers: Servers,
+    pub(super) role: Role,
+    pub(super) to: To,
     pub(super) options: RedisBusOptions,
     pub(super) queue: mpsc::UnboundedReceiver<Sent>,
     pub(super) health: Arc<Health>,
     /// Says that Redis may be gone: look at once.
     pub(super) suspicion: Arc<Notify>,
     pub(super) backoff: Backoff,
+}
+
+/// Where a publisher publishes.
+#[derive(Clone)]
+pub(super) enum To {
+    Servers(Servers),
+    Shards(Shards),
+}
+
+/// A connection to there.
+enum Mouth {
+    Server(MultiplexedConnection),
+    Shards(ClusterConnection),
+}
+
+impl To {
+    async fn connect(&mut self, limit: Duration) -> RedisResult<Mouth> {
+        match self {
+            Self::Servers(servers) => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(limit))
+                    // The batch has its own.
+                    .set_response_timeout(None);
+                let client = servers.next();
+                let connection = client.get_multiplexed_async_connection_with_config(&config);
+                Ok(Mouth::Server(connection.await?))
+            }
+            Self::Shards(shards) => Ok(Mouth::Shards(shards.mouth().await?)),
+        }
+    }
+
+    fn command(&self) -> &'static str {
+        match self {
+            Self::Servers(_) => "PUBLISH",
+            Self::Shards(_) => "SPUBLISH",
+        }
+    }
+}
+
+impl Mouth {
+    /// The answers, each of which may be an error.
+    async fn send(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Server(connection) => {
+                let sent = connection.send_packed_commands(pipeline, 0, pipeline.len());
+                sent.await
+            }
+            Self::Shards(connection) => send_by_slot(connection, pipeline).await,
+        }
+    }
 }
 
 /// The bus was dropped.
@@ -159,9 +214,9 @@ impl Publisher {
     pub(super) async fn run(mut self) {
         let mut pending = VecDeque::new();
         while let Ok(connection) = self.connect(&mut pending).await {
-            self.health.up(Role::Publisher);
+            self.health.up(self.role);
             match self.serve(connection, &mut pending).await {
-                Ok(cause) => self.health.down(Role::Publisher, &cause),
+                Ok(cause) => self.health.down(self.role, &cause),
                 Err(Closed) => return,
             }
             let pause = sleep(self.backoff.pause());
@@ -175,25 +230,17 @@ impl Publisher {
     }
 
     /// Connects, however long that takes. Messages go on to queue, and to expire.
-    async fn connect(
-        &mut self,
-        pending: &mut VecDeque<Sent>,
-    ) -> Result<MultiplexedConnection, Closed> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.connect_timeout))
-            // The batch has its own.
-            .set_response_timeout(None);
+    async fn connect(&mut self, pending: &mut VecDeque<Sent>) -> Result<Mouth, Closed> {
         loop {
-            let client = self.servers.next();
-            let attempt = client.get_multiplexed_async_connection_with_config(&config);
+            let limit = self.options.connect_timeout;
             // The connection timeout covers the TCP connection only, not the greeting.
-            let attempt = timeout(self.options.connect_timeout, attempt);
+            let attempt = timeout(limit, self.to.connect(limit));
             let failure = match collecting(&mut self.queue, pending, attempt).await? {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            self.health.down(Role::Publisher, &failure);
+            self.health.down(self.role, &failure);
             let pause = sleep(self.backoff.pause());
             collecting(&mut self.queue, pending, pause).await?;
         }
@@ -202,7 +249,7 @@ impl Publisher {
     /// Publishes until the connection is of no use; returns why.
     async fn serve(
         &mut self,
-        mut connection: MultiplexedConnection,
+        mut connection: Mouth,
         pending: &mut VecDeque<Sent>,
     ) -> Result<String, Closed> {
         loop {
@@ -222,9 +269,8 @@ impl Publisher {
                 true => self.options.ping_interval,
                 false => self.options.publish_timeout,
             };
-            let pipeline = pipeline_of(&batch);
-            let sent = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-            let failure = match timeout(limit, sent).await {
+            let pipeline = pipeline_of(&batch, self.to.command());
+            let failure = match timeout(limit, connection.send(&pipeline)).await {
                 Ok(Ok(answers)) => {
                     self.backoff.reset();
                     confirm(batch, answers);
@@ -282,10 +328,10 @@ fn take_batch(pending: &mut VecDeque<Sent>) -> Vec<Sent> {
 }
 
 /// The commands of a batch; a PING when there are none.
-fn pipeline_of(batch: &[Sent]) -> Pipeline {
+fn pipeline_of(batch: &[Sent], publish: &str) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(batch.len().max(1));
     for sent in batch {
-        sent.order.add_to(&mut pipeline);
+        sent.order.add_to(&mut pipeline, publish);
     }
     if batch.is_empty() {
         pipeline.cmd("PING");
@@ -305,8 +351,6 @@ fn confirm(batch: Vec<Sent>, answers: Vec<Value>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn publish(budget: &Arc<Budget>, bytes: usize, lives: Duration) -> Option<Sent> {

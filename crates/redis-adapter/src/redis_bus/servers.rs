@@ -61,13 +61,36 @@ impl Census {
         })
     }
 
-    pub(super) async fn subscribers(&self, channels: &[String]) -> RedisResult<Vec<u64>> {
+    /// Of channels of which `sharded` says whether they are on one server each.
+    pub(super) async fn of_both(
+        &self,
+        channels: &[String],
+        sharded: &[bool],
+    ) -> RedisResult<Vec<u64>> {
+        let mut counts = vec![0; channels.len()];
+        for kind in [false, true] {
+            let places = (0..channels.len()).filter(|at| sharded[*at] == kind);
+            let places: Vec<usize> = places.collect();
+            if !places.is_empty() {
+                let asked: Vec<String> = places.iter().map(|at| channels[*at].clone()).collect();
+                let counted = self.subscribers(&asked, kind).await?;
+                for (at, count) in places.into_iter().zip(counted) {
+                    counts[at] = count;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// `sharded`: of channels that are on one server each; all must be such, or none.
+    async fn subscribers(&self, channels: &[String], sharded: bool) -> RedisResult<Vec<u64>> {
         let connection = self
             .connection
             .get_or_try_init(|| self.client.get_async_connection())
             .await?;
         let mut ask = redis::cmd("PUBSUB");
-        ask.arg("NUMSUB").arg(channels);
+        ask.arg(if sharded { "SHARDNUMSUB" } else { "NUMSUB" })
+            .arg(channels);
         let sum = Some(ResponsePolicy::CombineMaps);
         let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllNodes, sum));
         let counts = connection.clone().route_command(ask, all).await?;

@@ -2,10 +2,11 @@
 //! passes on what it hears. Never waits for the consumer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use redis::RedisResult;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use tokio::sync::{Notify, mpsc};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::backoff::Backoff;
 use super::health::{Health, Role};
 use super::servers::Servers;
+use super::sharded::{Heard, Pushed, ShardedEar, Shards};
 use super::subscriptions::{Batch, Subscriptions};
 use super::{Confirm, RedisBusOptions};
 use crate::event_queue::EventSender;
@@ -29,14 +31,88 @@ pub(super) enum Command {
 }
 
 pub(super) struct Subscriber {
-    pub(super) servers: Servers,
+    pub(super) role: Role,
+    pub(super) from: Source,
     pub(super) options: RedisBusOptions,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
-    pub(super) events: EventSender,
+    pub(super) events: Arc<EventSender>,
     pub(super) health: Arc<Health>,
     /// Tells the publisher to look whether Redis is still there.
     pub(super) suspicion: Arc<Notify>,
     pub(super) backoff: Backoff,
+}
+
+/// Where a subscriber listens.
+#[derive(Clone)]
+pub(super) enum Source {
+    Servers(Servers),
+    Shards(Shards),
+}
+
+/// A connection to there.
+enum Connection {
+    Server(PubSubSink, PubSubStream),
+    Shards(ShardedEar, Heard),
+}
+
+impl Source {
+    async fn connect(&mut self) -> RedisResult<Connection> {
+        match self {
+            Self::Servers(servers) => {
+                let connection: PubSub = servers.next().get_async_pubsub().await?;
+                let (sink, stream) = connection.split();
+                Ok(Connection::Server(sink, stream))
+            }
+            Self::Shards(shards) => {
+                let (ear, heard) = shards.ear().await?;
+                Ok(Connection::Shards(ear, heard))
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// The next that is pushed. Cancel safe.
+    async fn next(&mut self) -> Pushed {
+        match self {
+            Self::Server(_, stream) => match stream.next().await {
+                Some(message) => Pushed::Message {
+                    channel: message.get_channel_name().to_owned(),
+                    payload: Bytes::copy_from_slice(message.get_payload_bytes()),
+                },
+                None => Pushed::Lost,
+            },
+            Self::Shards(_, heard) => heard.next().await,
+        }
+    }
+
+    /// Sends `batch`, or a PING when it is empty. Any answer shows that the
+    /// connection lives, and without one in time it is given up.
+    fn ask(&self, batch: Batch, limit: Duration) -> Asked {
+        let asked = match self {
+            Self::Server(sink, _) => ask_server(sink.clone(), batch.clone()).boxed(),
+            Self::Shards(ear, _) => ear.clone().ask(batch.clone()).boxed(),
+        };
+        Box::pin(async move {
+            match timeout(limit, asked).await {
+                Ok(result) => result.map(|()| batch),
+                Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            }
+        })
+    }
+}
+
+async fn ask_server(mut sink: PubSubSink, batch: Batch) -> RedisResult<()> {
+    if batch == Batch::default() {
+        sink.ping::<redis::Value>().await?;
+    }
+    if !batch.subscribe.is_empty() {
+        sink.subscribe(&names(&batch.subscribe)[..]).await?;
+    }
+    if !batch.unsubscribe.is_empty() {
+        sink.unsubscribe(&names(&batch.unsubscribe)[..]).await?;
+    }
+    Ok(())
 }
 
 /// The bus was dropped.
@@ -56,7 +132,7 @@ impl Subscriber {
                 .serve(connection, &mut subscriptions, &mut heard_before)
                 .await
             {
-                Ok(cause) => self.health.down(Role::Subscriber, &cause),
+                Ok(cause) => self.health.down(self.role, &cause),
                 Err(Closed) => return,
             }
             self.suspicion.notify_one();
@@ -74,16 +150,15 @@ impl Subscriber {
     }
 
     /// Connects, however long that takes. Commands go on to be taken.
-    async fn connect(&mut self, subscriptions: &mut Subscriptions) -> Result<PubSub, Closed> {
+    async fn connect(&mut self, subscriptions: &mut Subscriptions) -> Result<Connection, Closed> {
         loop {
-            let client = self.servers.next();
-            let attempt = timeout(self.options.connect_timeout, client.get_async_pubsub());
+            let attempt = timeout(self.options.connect_timeout, self.from.connect());
             let failure = match collecting(&mut self.commands, subscriptions, attempt).await? {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            self.health.down(Role::Subscriber, &failure);
+            self.health.down(self.role, &failure);
             let pause = sleep(self.backoff.pause());
             collecting(&mut self.commands, subscriptions, pause).await?;
         }
@@ -93,11 +168,11 @@ impl Subscriber {
     /// channels were heard, if ever.
     async fn serve(
         &mut self,
-        connection: PubSub,
+        mut connection: Connection,
         subscriptions: &mut Subscriptions,
         heard_before: &mut Option<Instant>,
     ) -> Result<String, Closed> {
-        let (sink, mut stream): (PubSubSink, PubSubStream) = connection.split();
+        let limit = self.options.ping_interval;
         let mut asked: Option<Asked> = None;
         let mut complete = false;
         // When that was asked which was answered last: Redis had sent all before.
@@ -106,12 +181,12 @@ impl Subscriber {
         loop {
             if asked.is_none() {
                 if let Some(batch) = subscriptions.next_batch() {
-                    asked = Some(self.ask(sink.clone(), batch));
+                    asked = Some(connection.ask(batch, limit));
                     asked_at = Instant::now();
                 } else if !complete {
                     complete = true;
                     self.backoff.reset();
-                    self.health.up(Role::Subscriber);
+                    self.health.up(self.role);
                     if let Some(since) = heard_before.replace(answered) {
                         self.events.gap(since);
                     }
@@ -136,13 +211,15 @@ impl Subscriber {
                     }
                     Err(error) => return Ok(error.to_string()),
                 },
-                message = stream.next() => match message {
-                    Some(message) => self.events.message(
-                        message.get_channel_name().to_owned(),
-                        Bytes::copy_from_slice(message.get_payload_bytes()),
-                        answered,
-                    ),
-                    None => return Ok("the connection was closed".to_owned()),
+                pushed = connection.next() => match pushed {
+                    Pushed::Message { channel, payload } => {
+                        self.events.message(channel, payload, answered);
+                    }
+                    Pushed::Ended { channel } if subscriptions.is_confirmed(&channel) => {
+                        return Ok(format!("{channel} is on another server now"));
+                    }
+                    Pushed::Ended { .. } => {}
+                    Pushed::Lost => return Ok("the connection was closed".to_owned()),
                 },
                 command = self.commands.recv() => {
                     take(subscriptions, command.ok_or(Closed)?);
@@ -152,35 +229,11 @@ impl Subscriber {
                     }
                 }
                 () = sleep_until(answered + self.options.ping_interval), if idle => {
-                    asked = Some(self.ask(sink.clone(), Batch::default()));
+                    asked = Some(connection.ask(Batch::default(), limit));
                     asked_at = Instant::now();
                 }
             }
         }
-    }
-
-    /// Sends `batch`, or a PING when it is empty. Any answer shows that the
-    /// connection lives, and without one in time it is given up.
-    fn ask(&self, mut sink: PubSubSink, batch: Batch) -> Asked {
-        let limit = self.options.ping_interval;
-        Box::pin(async move {
-            let asked = async {
-                if batch == Batch::default() {
-                    sink.ping::<redis::Value>().await?;
-                }
-                if !batch.subscribe.is_empty() {
-                    sink.subscribe(&names(&batch.subscribe)[..]).await?;
-                }
-                if !batch.unsubscribe.is_empty() {
-                    sink.unsubscribe(&names(&batch.unsubscribe)[..]).await?;
-                }
-                Ok(batch)
-            };
-            match timeout(limit, asked).await {
-                Ok(result) => result,
-                Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-            }
-        })
     }
 }
 

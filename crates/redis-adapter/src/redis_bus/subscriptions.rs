@@ -126,6 +126,12 @@ impl Subscriptions {
         }
     }
 
+    /// Whether `channel` is wanted, and heard as far as this knows.
+    pub(super) fn is_confirmed(&self, channel: &str) -> bool {
+        let channel = self.channels.get(channel);
+        channel.is_some_and(|channel| channel.wanted && channel.confirmed)
+    }
+
     /// A new connection: nothing is confirmed.
     pub(super) fn start_anew(&mut self) {
         self.channels.retain(|_, channel| channel.wanted);

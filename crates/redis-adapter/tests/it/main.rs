@@ -10,6 +10,7 @@ mod golden_requests;
 mod interop;
 mod peer_bus;
 mod redis_bus;
+mod redis_cluster;
 mod redis_server;
 mod requests;
 mod rooms;

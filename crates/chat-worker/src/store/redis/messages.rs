@@ -63,11 +63,22 @@ impl RedisStore {
         }
         if message.to != message.from {
             let at = Some(stored.at);
-            let announcements = announce(stored.at);
+            let mut announcements = announce(stored.at);
+            // A script may publish on a shard only what is in the slot of its keys.
+            let afterwards = match self.config.sharded_pubsub {
+                true => std::mem::take(&mut announcements),
+                false => Vec::new(),
+            };
             let there = self
                 .append_to(&message.to, message, &entry, at, &announcements)
                 .await?;
             stored.fresh |= there.fresh;
+            if there.fresh
+                && let Err(error) = self.publish(afterwards).await
+            {
+                // It is stored. Who listens on a shard that is away finds a gap there.
+                tracing::debug!(%error, "a message could not be announced");
+            }
         } else if stored.fresh {
             self.publish(announce(stored.at)).await?;
         }
@@ -91,11 +102,15 @@ impl RedisStore {
     }
 
     /// For a message to oneself, whose one script decides the time: it is stored already, so
-    /// only one's other sockets may miss it.
+    /// only one's other sockets may miss it. And for shards, where no script may do it.
     async fn publish(&self, publications: Vec<Publication>) -> RedisResult<()> {
         let mut connection = self.link.connection().await;
+        let command = match self.config.sharded_pubsub {
+            true => "SPUBLISH",
+            false => "PUBLISH",
+        };
         for Publication { channel, payload } in &publications {
-            redis::cmd("PUBLISH")
+            redis::cmd(command)
                 .arg(channel)
                 .arg(&payload[..])
                 .exec_async(&mut connection)

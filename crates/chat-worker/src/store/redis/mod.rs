@@ -58,6 +58,8 @@ pub struct RedisStoreConfig {
     pub lease: Duration,
     /// How often a process says that it lives, and looks for dead ones. Default 5 s.
     pub tend_interval: Duration,
+    /// What is announced goes over sharded pub/sub of a Redis Cluster. Default false.
+    pub sharded_pubsub: bool,
 }
 
 impl Default for RedisStoreConfig {
@@ -68,6 +70,7 @@ impl Default for RedisStoreConfig {
             operation_timeout: Duration::from_secs(2),
             lease: Duration::from_secs(15),
             tend_interval: Duration::from_secs(5),
+            sharded_pubsub: false,
         }
     }
 }
