@@ -161,7 +161,7 @@ export async function startCluster(
     cluster = new Cluster(
       [
         ...['--workers', workers, '--listen', listen, '--runtime-dir', runtimeDir],
-        ...(redis ? ['--redis', redis.url, ...SHARDED] : ['--data-dir', dataDir]),
+        ...(redis ? ['--redis', redis.url, ...(redis.url.startsWith('redis+cluster:') ? SHARDED : [])] : ['--data-dir', dataDir]),
         ...(balance ? ['--balance', balance] : []),
         ...(certificate?.args ?? []),
         ...args,

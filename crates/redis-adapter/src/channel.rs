@@ -34,27 +34,35 @@ pub fn node_channel(prefix: &str) -> String {
     format!("{prefix}-node#")
 }
 
-/// The namespace whose request channel `channel` is.
-pub fn request_namespace<'a>(prefix: &str, channel: &'a str) -> Option<&'a str> {
-    let rest = channel.strip_prefix(prefix)?.strip_prefix("-request#")?;
-    rest.strip_suffix('#')
+/// What a channel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// Broadcasts, to be read with [`readings`].
+    Broadcasts,
+    /// Requests in this namespace.
+    Requests(&'a str),
+    /// Answers; each says what it answers.
+    Responses,
+    /// Signs of life.
+    Nodes,
 }
 
-/// The namespaces whose response channel `channel` can be, that of `uid` included: more than one
-/// when a namespace ends like a uid.
-pub fn response_namespaces<'a>(
-    prefix: &str,
-    channel: &'a str,
-    uid: &str,
-) -> impl Iterator<Item = &'a str> {
-    let names = channel
-        .strip_prefix(prefix)
-        .and_then(|rest| rest.strip_prefix("-response#"))
-        .and_then(|rest| rest.strip_suffix('#'));
-    let specific = names
-        .and_then(|names| names.strip_suffix(uid))
-        .and_then(|names| names.strip_suffix('#'));
-    specific.into_iter().chain(names)
+/// What `channel` is for; None when its name is none of the adapter's with this prefix.
+pub fn purpose<'a>(prefix: &str, channel: &'a str) -> Option<Purpose<'a>> {
+    let rest = channel.strip_prefix(prefix)?;
+    if rest.starts_with('#') {
+        return Some(Purpose::Broadcasts);
+    }
+    let names = rest.strip_suffix('#')?;
+    if let Some(namespace) = names.strip_prefix("-request#") {
+        return Some(Purpose::Requests(namespace));
+    }
+    match names {
+        "-node" => Some(Purpose::Nodes),
+        _ => names
+            .starts_with("-response#")
+            .then_some(Purpose::Responses),
+    }
 }
 
 /// What `channel` can mean: pairs of a namespace and a room, or no room for a
@@ -104,25 +112,33 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_responses_read_back_as_what_they_were_built_from() {
+    fn each_channel_has_the_purpose_that_it_was_built_for() {
         for namespace in ["/", "/a#b"] {
-            let request = request_channel("p", namespace);
-            assert_eq!(request_namespace("p", &request), Some(namespace));
-            let responses = [
-                response_channel("p", namespace),
-                specific_response_channel("p", namespace, "u"),
+            let channels = [
+                (base_channel("p", namespace), Purpose::Broadcasts),
+                (room_channel("p", namespace, "r"), Purpose::Broadcasts),
+                (
+                    request_channel("p", namespace),
+                    Purpose::Requests(namespace),
+                ),
+                (response_channel("p", namespace), Purpose::Responses),
+                (
+                    specific_response_channel("p", namespace, "u"),
+                    Purpose::Responses,
+                ),
+                (node_channel("p"), Purpose::Nodes),
             ];
-            for channel in responses {
-                let mut read = response_namespaces("p", &channel, "u");
-                assert!(read.any(|read| read == namespace), "{channel}");
-                assert_eq!(readings("p", &channel).count(), 0);
-                assert_eq!(request_namespace("p", &channel), None);
+            for (channel, expected) in channels {
+                assert_eq!(purpose("p", &channel), Some(expected), "{channel}");
+                let is_broadcast = expected == Purpose::Broadcasts;
+                assert_eq!(readings("p", &channel).count() > 0, is_broadcast);
+                assert_eq!(purpose("q", &channel), None);
             }
-            let request = request_channel("socket.io", namespace);
-            assert_eq!(request, format!("socket.io-request#{namespace}#"));
         }
-        assert_eq!(response_namespaces("p", "p-response#", "u").count(), 0);
-        assert_eq!(readings("p", &node_channel("p")).count(), 0);
+        for channel in ["", "p", "p-node", "p-request#/", "pp#/#", "p-responses#"] {
+            assert_eq!(purpose("p", channel), None, "{channel}");
+        }
+        assert_eq!(request_channel("socket.io", "/"), "socket.io-request#/#");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::adapter::Adapter;
 use crate::broadcast::{self, EncodeError};
 use crate::bus::{Bus, BusError, BusEvent, Publication};
 use crate::call::Calls;
-use crate::channel;
+use crate::channel::{self, Purpose};
 use crate::cluster::{Describe, ServerSideHandler};
 use crate::event_queue::EventReceiver;
 use crate::gate::{Gate, HoldError};
@@ -551,18 +551,16 @@ impl Shared {
             act(message);
             return Ok(());
         }
-        if channel == channel::node_channel(&self.prefix) {
-            return self.nodes.hear(message, &self.uid, Instant::now());
+        match channel::purpose(&self.prefix, channel) {
+            Some(Purpose::Broadcasts) => self.on_broadcast(channel, message),
+            Some(Purpose::Requests(path)) => self.on_request(path, message),
+            Some(Purpose::Responses) => self.on_response(message),
+            Some(Purpose::Nodes) => self.nodes.hear(message, &self.uid, Instant::now()),
+            None => Ok(()),
         }
-        if let Some(path) = channel::request_namespace(&self.prefix, channel) {
-            return self.on_request(path, message);
-        }
-        if channel::response_namespaces(&self.prefix, channel, &self.uid)
-            .next()
-            .is_some()
-        {
-            return self.on_response(message);
-        }
+    }
+
+    fn on_broadcast(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
         // Before anything else: a broadcast that everybody hears comes back to its sender too.
         if broadcast::uid(message)? == self.uid.as_bytes() {
             return Ok(());
