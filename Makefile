@@ -44,11 +44,11 @@ web/dist/index.html: $(call npm_stamp,web) $(web_sources)
 	npm --prefix web run --silent build
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk tools-network tools-browser js build ## every test: Rust, documentation, the page, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis js build ## every test: Rust, documentation, the page, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis tools-disk tools-network tools-browser js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
@@ -100,7 +100,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-cc:
@@ -126,6 +126,10 @@ tools-network: tools-peers
 # For the tests of the page. The fonts are for what people write: emoji and other scripts.
 tools-browser:
 	@scripts/need.sh chromium chromium fonts-dejavu-core fonts-noto-color-emoji
+# For the test of the HTTP interface against its own description.
+export SCHEMATHESIS := $(CARGO_TARGET_DIR)/tools/schemathesis/bin/schemathesis
+tools-schemathesis:
+	@scripts/schemathesis.sh $(CARGO_TARGET_DIR)/tools/schemathesis
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -10,10 +10,10 @@ pub const CHANNEL: &str = "livechat";
 /// The event's name when none is given.
 pub const DEFAULT_EVENT: &str = "MSG_TO_CLIENTS";
 
-/// Longest room code, in bytes.
+/// Longest room code, in characters.
 pub const ROOM_CODE_MAX: usize = 256;
 
-/// Longest event name, in bytes.
+/// Longest event name, in characters.
 const EVENT_MAX: usize = 256;
 
 /// What Socket.IO clients emit to themselves; they refuse such events.
@@ -64,12 +64,13 @@ impl OutsideEvent {
             format!("expected {{namespace, roomCode, event?, msg}} as JSON: {error}")
         })?;
         let room = room_code(&fields.room_code).ok_or_else(|| {
-            format!("roomCode must be 1 to {ROOM_CODE_MAX} bytes without control characters")
+            format!("roomCode must be 1 to {ROOM_CODE_MAX} characters, none of them a control character")
         })?;
         let event = fields.event.unwrap_or_else(|| DEFAULT_EVENT.to_owned());
-        if event.is_empty() || event.len() > EVENT_MAX || RESERVED.contains(&&*event) {
+        let fits = (1..=EVENT_MAX).contains(&event.chars().count());
+        if !fits || RESERVED.contains(&&*event) {
             return Err(format!(
-                "event must be 1 to {EVENT_MAX} bytes, and no name that clients keep for themselves"
+                "event must be 1 to {EVENT_MAX} characters, and no name that clients keep for themselves"
             ));
         }
         Ok(Self {
@@ -83,7 +84,7 @@ impl OutsideEvent {
 
 /// The room of that code, if it may be one.
 pub fn room_code(code: &str) -> Option<&str> {
-    let fits = (1..=ROOM_CODE_MAX).contains(&code.len());
+    let fits = (1..=ROOM_CODE_MAX).contains(&code.chars().count());
     // Names with control characters are the adapter's own.
     (fits && !code.chars().any(char::is_control)).then_some(code)
 }
