@@ -73,9 +73,9 @@ impl RedisStore {
                 .append_to(&message.to, message, &entry, at, &announcements)
                 .await?;
             stored.fresh |= there.fresh;
-            if there.fresh
-                && let Err(error) = self.publish(afterwards).await
-            {
+            // Also when it was stored before: who did it may have died before announcing it. A
+            // socket that has heard of it is not told again.
+            if let Err(error) = self.publish(afterwards).await {
                 // It is stored. Who listens on a shard that is away finds a gap there.
                 tracing::debug!(%error, "a message could not be announced");
             }
