@@ -64,7 +64,9 @@ impl OutsideEvent {
             format!("expected {{namespace, roomCode, event?, msg}} as JSON: {error}")
         })?;
         let room = room_code(&fields.room_code).ok_or_else(|| {
-            format!("roomCode must be 1 to {ROOM_CODE_MAX} characters, none of them a control character")
+            format!(
+                "roomCode must be 1 to {ROOM_CODE_MAX} characters, none of them a control character"
+            )
         })?;
         let event = fields.event.unwrap_or_else(|| DEFAULT_EVENT.to_owned());
         let fits = (1..=EVENT_MAX).contains(&event.chars().count());

@@ -82,7 +82,8 @@ impl MessageHandler<Adapter, OnEvent> for OnEvent {
         let payload = payload.unwrap_or_default();
         let code = payload.get("roomCode").and_then(|code| code.as_str());
         let Some(room) = code.and_then(room_code) else {
-            let expected = format!("roomCode must be 1 to {ROOM_CODE_MAX} characters of plain text");
+            let expected =
+                format!("roomCode must be 1 to {ROOM_CODE_MAX} characters of plain text");
             cut_if_full(&socket, answer.send(&Refusal::invalid(expected).ack()));
             return;
         };
