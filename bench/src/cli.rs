@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
 
 use crate::client::chat::Transport;
 use crate::drive::{self, drive};
@@ -16,6 +17,7 @@ use crate::proc::{Role, Scope};
 use crate::profile;
 use crate::progress::Progress;
 use crate::relay::RelayCost;
+use crate::rooms::RoomCost;
 use crate::scenario::{CONNECTIONS, CONTENT, Scenario, Spec, WINDOW};
 use crate::server::{Kind, Programs, Server, ServerSpec};
 use crate::side_by_side;
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     MuchStored(MuchStoredOptions),
     /// What a request costs that is relayed from one worker to another
     Relay(RelayOptions),
+    /// What a message to one of very many rooms costs Redis, by the number of workers
+    Rooms(RoomsOptions),
     /// One process of the load; told what to do on standard input
     #[command(hide = true)]
     Generate,
@@ -345,6 +349,47 @@ pub(crate) async fn much_stored(options: MuchStoredOptions) -> anyhow::Result<()
     };
     tokio::select! {
         done = run.run() => done,
+        signal = interruption() => signal,
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoomsOptions {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// Numbers of workers
+    #[arg(long, value_delimiter = ',', default_value = "2,4,8")]
+    workers: Vec<u16>,
+
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..))]
+    rooms: u32,
+
+    /// Messages a second
+    #[arg(long, default_value_t = 2_000.0)]
+    rate: f64,
+
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    #[command(flatten)]
+    programs: ProgramOptions,
+}
+
+/// Measures with each number of workers in turn.
+pub(crate) async fn rooms(options: &RoomsOptions) -> anyhow::Result<()> {
+    let run = RoomCost {
+        programs: options.programs.programs()?,
+        rounds: options.rounds,
+        workers: options.workers.clone(),
+        rooms: options.rooms,
+        rate: options.rate,
+        time: Duration::from_secs(options.seconds),
+    };
+    let tasks = LocalSet::new();
+    tokio::select! {
+        done = tasks.run_until(run.run()) => done,
         signal = interruption() => signal,
     }
 }

@@ -16,6 +16,7 @@ mod proc;
 mod profile;
 mod progress;
 mod relay;
+mod rooms;
 mod scenario;
 mod server;
 mod side_by_side;
@@ -60,6 +61,7 @@ fn run() -> anyhow::Result<()> {
         }
         Command::Profile(options) => runtime()?.block_on(cli::profile(options)),
         Command::Relay(options) => runtime()?.block_on(cli::relay(options)),
+        Command::Rooms(options) => runtime()?.block_on(cli::rooms(&options)),
         Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
         Command::Generate => generator::run(),
         Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),

@@ -83,6 +83,8 @@ pub(crate) struct Server {
     pub(crate) roles: Vec<Role>,
     /// From the start of its first own process until it was ready.
     pub(crate) start_millis: f64,
+    /// The path of its Redis's socket, if it has one.
+    pub(crate) redis: Option<String>,
     /// In the order of their start.
     processes: Vec<Process>,
     /// Removed at the end.
@@ -105,6 +107,7 @@ impl Server {
             programs,
             workers: spec.workers,
             roles: Vec::new(),
+            redis: None,
             processes: Vec::new(),
             begun: Instant::now(),
         };
@@ -147,6 +150,7 @@ impl Server {
             address,
             start_millis: start.begun.elapsed().as_secs_f64() * 1e3,
             roles: start.roles,
+            redis: start.redis,
             processes: start.processes,
             _directory: directory,
         })
@@ -171,6 +175,7 @@ struct Start<'a> {
     programs: &'a Programs,
     workers: u16,
     roles: Vec<Role>,
+    redis: Option<String>,
     processes: Vec<Process>,
     begun: Instant,
 }
@@ -217,6 +222,7 @@ impl Start<'_> {
             })
             .await?;
         self.add(redis, &[("Redis", Scope::Tree)]);
+        self.redis = Some(socket.clone());
         self.begun = Instant::now();
         Ok(socket)
     }
