@@ -51,6 +51,10 @@ test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-sch
 test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
+.PHONY: chaos
+chaos: tools-redis $(call npm_stamp,tests) build ## users chat while processes are killed and frozen; SEEDS=1,2 has a run again, SECONDS=120, STORES=redis
+	@cd tests && CHAT_CLUSTER_BINARY=$(BINARY) node chaos/main.mjs $(if $(SEEDS),--seeds $(SEEDS)) --seconds $(or $(SECONDS),120) $(if $(STORES),--store $(STORES))
+
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
 bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
@@ -58,6 +62,11 @@ bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 bench: tools-redis tools-peers build $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick) $(if $(QUICK)$(ONLY),,--report docs/benchmarks.md) $(bench_flags)
+
+.PHONY: bench-rooms
+bench-rooms: tools-redis build ## what a message to one of 20,000 rooms costs Redis with 2, 4 and 8 workers
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench rooms
 
 .PHONY: bench-relay
 bench-relay: build ## a request that is relayed from one worker to another, beside one that is not

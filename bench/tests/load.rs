@@ -95,7 +95,7 @@ fn count(outcome: &Value, what: &str) -> u64 {
 /// Lost, doubled, out of order among 24,000 messages of a server with this fault.
 fn faults(fault: &str) -> (u64, u64, u64) {
     let server = Server::start(&["--fault", fault, "--every", "10000"]);
-    let outcome = server.outcome("messages --rate 4000 --warm-up 0s --duration 6s --patience 20s");
+    let outcome = server.outcome("messages --rate 2000 --warm-up 0s --duration 12s --patience 60s");
     assert_eq!(outcome["latencies"]["ack"]["count"], 24_000, "{outcome}");
     (
         count(&outcome, "lost"),

@@ -11,7 +11,8 @@ function endAll() {
 }
 
 // Behind the last test of the file, so that nothing open keeps the file from ending; and when it is cut short.
-after(endAll);
+// Not in programs, which would report on tests that they do not have.
+if (process.env.NODE_TEST_CONTEXT) after(endAll);
 process.on('exit', endAll);
 
 /** Calls `end` when the test file ends, unless the returned function was called before: it has ended already. */

@@ -21,8 +21,9 @@ export function freePort() {
 }
 
 class RedisServer {
-  constructor(port) {
+  constructor(port, settings = []) {
     this.port = port;
+    this.settings = settings;
     this.directory = mkdtempSync(join(tmpdir(), 'cc-redis-'));
     endsWithUs(() => rmSync(this.directory, { recursive: true, force: true }));
     this.socketPath = join(this.directory, 'redis.sock');
@@ -34,10 +35,12 @@ class RedisServer {
     return `redis://127.0.0.1:${this.port}`;
   }
 
+  /** Also once it was killed: with the data that it had on disk. */
   async start() {
+    this.output = '';
     this.process = spawn(
       'redis-server',
-      ['--port', this.port, '--bind', '127.0.0.1', '--unixsocket', this.socketPath, '--dir', this.directory, '--save', ''],
+      ['--port', this.port, '--bind', '127.0.0.1', '--unixsocket', this.socketPath, '--dir', this.directory, '--save', '', ...this.settings],
       { stdio: ['ignore', 'pipe', 'pipe'] },
     );
     this.tidied = processEndsWithUs(this.process.pid);
@@ -60,18 +63,22 @@ class RedisServer {
     return connection;
   }
 
-  async stop() {
-    for (const connection of this.connections) connection.disconnect();
+  async kill() {
     this.process.kill('SIGKILL');
     await within(this.exited, 'redis-server ends');
     this.tidied();
+  }
+
+  async stop() {
+    for (const connection of this.connections) connection.disconnect();
+    await this.kill();
     rmSync(this.directory, { recursive: true, force: true });
   }
 }
 
-/** Starts a redis-server; on a given port, or on a free one. */
-export async function startRedis(port) {
-  if (port) return new RedisServer(port).start();
+/** Starts a redis-server; on a given port, with more settings, or on a free one. */
+export async function startRedis(port, settings) {
+  if (port) return new RedisServer(port, settings).start();
   // Somebody may take the port between the asking and the binding: then another one will do.
   for (let attempt = 0; ; attempt += 1) {
     const server = new RedisServer(await freePort());
