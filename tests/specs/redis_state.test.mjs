@@ -27,7 +27,7 @@ describe('Redis', () => {
   before(async () => {
     cluster = await startCluster({ balance: 'round-robin' });
     redis = cluster.redis.connect();
-    published = await record(cluster.redis, 'socket.io*');
+    published = await record(cluster.redis, 'socket.io#*');
     ann = await ChatUser.logIn(cluster, { username: 'ann' });
     ben = await ChatUser.logIn(cluster, { username: 'ben' });
   });
@@ -82,7 +82,7 @@ describe('Redis', () => {
     }
   });
 
-  test('workers subscribe to the base channel and the rooms they host, to no pattern and no requests', async () => {
+  test('workers subscribe to the base channel, to requests and answers, and to the rooms they host, to no pattern', async () => {
     // Our own recorder is the only pattern.
     assert.equal(await redis.pubsub('NUMPAT'), 1);
     const channels = () => redis.pubsub('CHANNELS', 'socket.io*');
@@ -92,7 +92,12 @@ describe('Redis', () => {
     const tabs = [];
     for (let n = 0; n < 3; n += 1) tabs.push(await ChatUser.another(cluster, user));
     assert.equal((await redis.pubsub('NUMSUB', room))[1], 4, 'round-robin: now every worker hosts a tab');
-    assert.deepEqual((await channels()).filter((channel) => /^socket\.io-(request|response)/.test(channel)), []);
+    const asked = ['socket.io-request#/#', 'socket.io-response#/#', 'socket.io-node#'];
+    assert.deepEqual(await redis.pubsub('NUMSUB', ...asked), asked.flatMap((channel) => [channel, 4]));
+    const own = (await channels()).filter((channel) => /^socket\.io-response#\/#.{6}#$/.test(channel));
+    assert.equal(own.length, 4, 'each its own');
+    const socket = `socket.io#/#${tabs[0].socket.id}#`;
+    assert.equal((await redis.pubsub('NUMSUB', socket))[1], 1, 'a socket is a room');
     for (const tab of [user, ...tabs]) tab.close();
     await until(async () => !(await channels()).includes(room), 'a room that nobody is in is unsubscribed');
     assert.ok((await channels()).includes(`socket.io#/#${ann.userID}#`));
