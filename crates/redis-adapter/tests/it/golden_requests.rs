@@ -205,3 +205,32 @@ fn what_is_no_request_and_no_response_is_refused() {
         );
     }
 }
+
+#[test]
+fn no_cut_and_no_change_of_a_byte_does_harm() {
+    for prefix in ["socket.io-request#", "socket.io-response#"] {
+        for vector in vectors_on(prefix) {
+            let read = |bytes: &[u8]| {
+                let bytes = Bytes::copy_from_slice(bytes);
+                // Whatever comes of it; what is still a message can be written.
+                if let Ok(Request { uid, id, ask }) = Request::read(&bytes) {
+                    let uid = uid.unwrap_or_default();
+                    let _ = request::encode(&uid, id.as_deref(), &ask);
+                }
+                if let Ok(response) = Response::read(&bytes) {
+                    let _ = response::encode("us", &response.id, &response.answer);
+                }
+            };
+            for end in 0..vector.bytes.len() {
+                read(&vector.bytes[..end]);
+            }
+            for at in 0..vector.bytes.len() {
+                for change in [0x01, 0x20, 0x80, 0xff] {
+                    let mut bytes = vector.bytes.to_vec();
+                    bytes[at] ^= change;
+                    read(&bytes);
+                }
+            }
+        }
+    }
+}
