@@ -358,20 +358,25 @@ pub(crate) struct RoomsOptions {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Numbers of workers
-    #[arg(long, value_delimiter = ',', default_value = "2,4,8")]
+    /// Numbers of workers; ratios are to the first
+    #[arg(long, value_delimiter = ',', default_value = "2,4,8", value_parser = clap::value_parser!(u16).range(1..=128))]
     workers: Vec<u16>,
 
+    /// Rooms, each with one member
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..))]
     rooms: u32,
 
     /// Messages a second
-    #[arg(long, default_value_t = 2_000.0)]
+    #[arg(long, default_value = "2000", value_parser = rate)]
     rate: f64,
 
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+
+    /// Where the measurements are kept, as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/bench/rooms.json")]
+    save: PathBuf,
 
     #[command(flatten)]
     programs: ProgramOptions,
@@ -386,6 +391,7 @@ pub(crate) async fn rooms(options: &RoomsOptions) -> anyhow::Result<()> {
         rooms: options.rooms,
         rate: options.rate,
         time: Duration::from_secs(options.seconds),
+        save: options.save.clone(),
     };
     let tasks = LocalSet::new();
     tokio::select! {

@@ -99,18 +99,8 @@ impl Server {
         programs: &Programs,
         data_dir: Option<&Path>,
     ) -> anyhow::Result<Server> {
-        let directory = tempfile::Builder::new()
-            .prefix("chat-cluster-bench.")
-            .tempdir()?;
-        let mut start = Start {
-            directory: directory.path(),
-            programs,
-            workers: spec.workers,
-            roles: Vec::new(),
-            redis: None,
-            processes: Vec::new(),
-            begun: Instant::now(),
-        };
+        let directory = new_directory()?;
+        let mut start = Start::new(directory.path(), programs, spec.workers);
         let address = match spec.kind {
             Kind::Redis => start.chat_cluster_on_redis().await?,
             Kind::Embedded | Kind::EmbeddedFull => {
@@ -165,6 +155,47 @@ impl Server {
     }
 }
 
+/// A Redis as the servers have it, and none of them. It is asked to end when it is dropped;
+/// [`LoneRedis::stop`] also waits until it has.
+#[derive(Debug)]
+pub(crate) struct LoneRedis {
+    pub(crate) roles: Vec<Role>,
+    /// The path of its socket.
+    pub(crate) socket: String,
+    processes: Vec<Process>,
+    /// Removed at the end.
+    _directory: TempDir,
+}
+
+impl LoneRedis {
+    /// Starts one and waits until it is ready.
+    pub(crate) async fn start(programs: &Programs) -> anyhow::Result<LoneRedis> {
+        let directory = new_directory()?;
+        let mut start = Start::new(directory.path(), programs, 0);
+        let socket = start.redis().await?;
+        Ok(LoneRedis {
+            roles: start.roles,
+            socket,
+            processes: start.processes,
+            _directory: directory,
+        })
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+fn new_directory() -> std::io::Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("chat-cluster-bench.")
+        .tempdir()
+}
+
 /// A process that accepts, and those that it has started for the work.
 const MASTER_AND_WORKERS: [(&str, Scope); 2] =
     [("master", Scope::Process), ("workers", Scope::Descendants)];
@@ -180,7 +211,19 @@ struct Start<'a> {
     begun: Instant,
 }
 
-impl Start<'_> {
+impl<'a> Start<'a> {
+    fn new(directory: &'a Path, programs: &'a Programs, workers: u16) -> Start<'a> {
+        Start {
+            directory,
+            programs,
+            workers,
+            roles: Vec::new(),
+            redis: None,
+            processes: Vec::new(),
+            begun: Instant::now(),
+        }
+    }
+
     fn path(&self, name: &str) -> anyhow::Result<String> {
         let path = self.directory.join(name).into_os_string().into_string();
         path.map_err(|path| anyhow::anyhow!("not UTF-8: {path:?}"))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::server::Programs;
 
 /// For the reader of the figures.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,

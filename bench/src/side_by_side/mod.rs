@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::server::{Programs, Server, ServerSpec};
 
 pub(crate) use compare::compare;
-use machine::Machine;
+pub(crate) use machine::Machine;
 use plan::Step;
 use results::Results;
 pub(crate) use results::Spread;
@@ -93,9 +93,9 @@ pub(crate) async fn run(run: &Run) -> anyhow::Result<()> {
 }
 
 /// Each round begins with another server, and every second one goes the other way round.
-fn order(servers: &[ServerSpec], round: u32) -> Vec<ServerSpec> {
+pub(crate) fn order<T: Clone>(servers: &[T], round: u32) -> Vec<T> {
     let mut servers = servers.to_vec();
-    let first = round as usize % servers.len();
+    let first = round as usize % servers.len().max(1);
     servers.rotate_left(first);
     if round % 2 == 1 {
         servers.reverse();
