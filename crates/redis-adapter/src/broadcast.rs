@@ -27,7 +27,7 @@ pub(crate) const MAX_ROOMS: u32 = 65_536;
 
 /// Socket.IO's packet type of an event, and of one whose attachments JavaScript
 /// found before it encoded it (older emitters).
-pub(crate) const EVENT: u64 = 2;
+const EVENT: u64 = 2;
 const BINARY_EVENT: u64 = 5;
 
 /// Why a packet cannot be put on the wire.
@@ -65,14 +65,7 @@ pub fn encode(
     write_array_len(&mut out, 3)?;
     write_str(&mut out, uid)?;
 
-    write_map_len(&mut out, 3)?;
-    write_str(&mut out, "type")?;
-    // JavaScript too writes 2 when there are attachments: its parser finds them later.
-    write_uint(&mut out, EVENT)?;
-    write_str(&mut out, "data")?;
-    payload::json_to_msgpack(json, attachments, &mut out).map_err(EncodeError::Json)?;
-    write_str(&mut out, "nsp")?;
-    write_str(&mut out, &packet.ns)?;
+    write_packet(&mut out, &packet.ns, json, attachments)?;
 
     write_map_len(&mut out, 3)?;
     write_names(&mut out, "rooms", rooms)?;
@@ -87,6 +80,23 @@ pub fn encode(
         return Err(EncodeError::TooLarge);
     }
     Ok(out.into())
+}
+
+/// Writes an event, as [`json_of`] has it, as `{type, data, nsp}`.
+pub(crate) fn write_packet(
+    out: &mut Vec<u8>,
+    namespace: &str,
+    json: &str,
+    attachments: Option<&VecDeque<Bytes>>,
+) -> Result<(), EncodeError> {
+    write_map_len(out, 3)?;
+    write_str(out, "type")?;
+    // JavaScript too writes 2 when there are attachments: its parser finds them later.
+    write_uint(out, EVENT)?;
+    write_str(out, "data")?;
+    payload::json_to_msgpack(json, attachments, out).map_err(EncodeError::Json)?;
+    write_str(out, "nsp")?;
+    Ok(write_str(out, namespace)?)
 }
 
 pub(crate) fn write_names(

@@ -12,9 +12,8 @@ use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, Room};
 use socketioxide_core::packet::Packet;
 use socketioxide_core::{Str, Value};
 
-use crate::broadcast::{EVENT, EncodeError, MAX_MESSAGE, json_of, write_names};
+use crate::broadcast::{EncodeError, MAX_MESSAGE, json_of, write_names, write_packet};
 use crate::msgpack::DecodeError;
-use crate::payload;
 use crate::wire::{Name, Names, Text};
 
 /// The values of `RequestType` in JavaScript's `lib/index.ts`.
@@ -379,13 +378,7 @@ fn encode_broadcast(
     write_uint(&mut out, kind::BROADCAST)?;
 
     write_str(&mut out, "packet")?;
-    write_map_len(&mut out, 3)?;
-    write_str(&mut out, "type")?;
-    write_uint(&mut out, EVENT)?;
-    write_str(&mut out, "data")?;
-    payload::json_to_msgpack(json, attachments, &mut out).map_err(EncodeError::Json)?;
-    write_str(&mut out, "nsp")?;
-    write_str(&mut out, &packet.ns)?;
+    write_packet(&mut out, &packet.ns, json, attachments)?;
 
     write_str(&mut out, "opts")?;
     write_map_len(&mut out, 3)?;
