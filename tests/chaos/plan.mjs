@@ -7,6 +7,7 @@ export const FAULTS = {
   'roll a worker': { weight: 2 },
   'cut clients': { weight: 4, share: [0.05, 0.5] },
   'kill the master': { weight: 2 },
+  'pause the disk': { weight: 2, lasts: [300, 3_000], needs: 'disk' },
   'freeze Redis': { weight: 2, lasts: [300, 3_000], needs: 'redis' },
   'kill Redis': { weight: 2, lasts: [0, 2_000], needs: 'redis' },
 };

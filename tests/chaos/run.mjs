@@ -1,7 +1,9 @@
 // One run: users who chat while the cluster is struck by the faults of a plan, and what the checker finds afterwards.
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ChatUser } from '../harness/client.mjs';
 import { startCluster, temporaryDirectory } from '../harness/cluster.mjs';
+import { newDisk, pauseDisk } from '../harness/disk.mjs';
 import { OtherProcess } from '../harness/other_process.mjs';
 import { childrenOf, isAlive } from '../harness/proc.mjs';
 import { freePort, startRedis } from '../harness/redis.mjs';
@@ -26,13 +28,22 @@ class Subject {
     this.masters = [];
   }
 
+  /** What of it the faults can strike. */
+  get has() {
+    return [this.redis && 'redis', this.disk.path && 'disk'].filter(Boolean);
+  }
+
   async start() {
     this.port = await freePort();
+    // Without one it is all on the disk of the machine, which nobody may pause.
+    this.disk = newDisk();
+    const directory = this.disk.path ?? temporaryDirectory();
     if (this.store === 'redis') {
       // What it has confirmed must be there when it is back.
-      this.redis = await startRedis(await freePort(), ['--appendonly', 'yes', '--appendfsync', 'always']);
+      const settings = ['--appendonly', 'yes', '--appendfsync', 'always', '--dir', directory];
+      this.redis = await startRedis(await freePort(), settings);
     } else {
-      this.dataDir = temporaryDirectory();
+      this.dataDir = join(directory, 'data');
     }
     this.runtimeDir = temporaryDirectory();
     await this.startMaster();
@@ -72,6 +83,12 @@ class Subject {
         await this.cluster.exited;
         await this.startMaster();
         return this.cluster.pid;
+      }
+      case 'pause the disk': {
+        const resume = pauseDisk(this.disk.path);
+        await sleep(lasts); // it is paused for so long
+        resume();
+        return '';
       }
       case 'freeze Redis':
         await this.freeze(this.redis.process.pid, lasts);
@@ -114,12 +131,13 @@ class Subject {
  * has lists of what is lost, doubled, disordered, and ghosts.
  */
 export async function run({ store, seed, seconds, clients: count = 200, rate = 300, say = () => {} }) {
-  const faults = plan({ seed, durationMs: seconds * 1_000, has: store === 'redis' ? ['redis'] : [] });
   const subject = new Subject(store);
   const clients = Array.from({ length: PROCESSES }, () => new OtherProcess('../chaos/clients.mjs'));
   const all = (command, options, limitMs) => Promise.all(clients.map((process, n) => process.call(command, options?.(n) ?? {}, limitMs)));
   try {
     await subject.start();
+    const faults = plan({ seed, durationMs: seconds * 1_000, has: subject.has });
+    if (subject.disk.failed) say(`the disk is not paused: ${subject.disk.failed}`);
     const { url } = subject.cluster;
     const ids = await all('logIn', (n) => ({ url, name: `client ${n}`, count: count / PROCESSES }), SETTLE_MS);
     await all('start', (n) => ({ others: ids.flat(), pauseMs: (count / rate) * 1_000, seed: seed + 1_000 * n }));

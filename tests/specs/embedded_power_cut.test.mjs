@@ -2,49 +2,21 @@
 // with `normal`. The disk is an ext4 image of its own, copied while everything runs: what the kernel had not
 // handed to it by then is lost in the copy, as it is when the power goes.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ChatUser } from '../harness/client.mjs';
 import { startCluster, temporaryDirectory } from '../harness/cluster.mjs';
-import { endsWithUs } from '../harness/leftovers.mjs';
+import { mount, newDisk, run } from '../harness/disk.mjs';
 import { Load } from '../harness/load.mjs';
 import { conversation } from '../harness/stored_messages.mjs';
-
-const IMAGE_BYTES = 512 * 1024 * 1024;
 
 /** What `normal` may lose: a second until the log is written, and what a busy machine adds to it, in ms. */
 const MAY_LOSE_MS = 3_000;
 
-function run(command, ...args) {
-  const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8', env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` } });
-  return status === 0 ? undefined : `${command}: ${error ?? stderr}`.trim();
-}
-
-/** Mounts a disk image. Its file system hands to the disk what it is told to, and nothing else soon. */
-function mount(image, name) {
-  const path = join(temporaryDirectory(), name);
-  mkdirSync(path);
-  const failed = run('mount', '-o', 'loop,commit=300', image, path);
-  if (!failed) endsWithUs(() => run('umount', '--lazy', path));
-  return failed ? { failed } : { path };
-}
-
-/** A new disk in a file, as `{image, path}`, or why this machine has none. */
-function newDisk(t) {
-  const image = join(temporaryDirectory(), 'disk');
-  const file = openSync(image, 'w');
-  ftruncateSync(file, IMAGE_BYTES);
-  closeSync(file);
-  t.after(() => rmSync(image, { force: true }));
-  const failed = run('mkfs.ext4', '-q', image);
-  return failed ? { failed } : { image, ...mount(image, 'mounted') };
-}
-
 /** Sends for some seconds, cuts the power at a moment under load, and returns what was acknowledged, and when it was cut. */
 async function cut(t, durability) {
-  const disk = newDisk(t);
+  const disk = newDisk();
   if (disk.failed) return disk;
   const dataDir = join(disk.path, 'data');
   const cluster = await startCluster({ dataDir, args: ['--durability', durability] });

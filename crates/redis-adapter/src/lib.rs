@@ -3,6 +3,7 @@
 
 mod adapter;
 mod answers;
+mod backlog;
 pub mod broadcast;
 pub mod bus;
 mod call;
@@ -29,6 +30,7 @@ mod state;
 mod wire;
 
 pub use adapter::Adapter;
+pub use backlog::{Missed, MissedMore};
 pub use bus::{Bus, BusError, BusEvent, Publication};
 pub use cluster::{RequestError, ServerSideEvent};
 pub use event_queue::{EventReceiver, EventSender, event_queue};

@@ -200,6 +200,11 @@ impl Namespace {
         self.screens().insert(sid, rooms, keep);
     }
 
+    /// Whether a socket is screened in `room`.
+    pub(crate) fn screens_in(&self, room: &str) -> bool {
+        self.screens().any_in(room)
+    }
+
     /// Queues the publication of `packet` to the other processes.
     pub(crate) fn publish(
         &self,

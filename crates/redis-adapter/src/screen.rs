@@ -40,6 +40,11 @@ impl Screens {
         }
     }
 
+    /// Whether anybody has a screen for `room`.
+    pub(crate) fn any_in(&self, room: &str) -> bool {
+        self.by_room.contains_key(room)
+    }
+
     /// Who has a screen for one of `rooms`.
     pub(crate) fn of<'a>(&self, rooms: impl Iterator<Item = &'a str>) -> HashMap<Sid, Keep> {
         rooms

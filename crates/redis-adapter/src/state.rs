@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +16,10 @@ use socketioxide_core::adapter::BroadcastOptions;
 use socketioxide_core::adapter::errors::AdapterError;
 use socketioxide_core::packet::Packet;
 use socketioxide_core::parser::Parse;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
+use crate::backlog::{Backlog, Missed, MissedMore};
 use crate::broadcast::{self, EncodeError};
 use crate::bus::{Bus, BusError, BusEvent, Publication};
 use crate::call::Calls;
@@ -156,8 +156,7 @@ impl AdapterState {
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
-            missed_since: Mutex::default(),
-            missed: Notify::new(),
+            backlog: Backlog::default(),
         });
         // What is not confirmed in time stays wanted.
         drop(shared.bus.subscribe(vec![node_channel]));
@@ -202,8 +201,12 @@ impl AdapterState {
     }
 
     /// Does what [`on_overflow`](Self::on_overflow) was told for each local socket in `rooms`: it
-    /// missed something that cannot be made good.
+    /// missed something that cannot be made good. What waits for these rooms is dropped.
     pub fn missed_for_good(&self, namespace: &str, rooms: &[&str]) {
+        for room in rooms {
+            let channel = channel::room_channel(&self.0.prefix, namespace, room);
+            self.0.backlog.forget(&channel);
+        }
         if let Some(namespace) = self.0.namespace(namespace) {
             namespace.overflow(Target::new(rooms, &[]).options());
         }
@@ -358,33 +361,74 @@ impl AdapterState {
     /// heard. In the order of the channel, one at a time with everything else that the bus brings:
     /// `act` must not block. A second listener of a channel replaces the first.
     pub fn listen(&self, channel: &str, act: impl Fn(&Bytes) + Send + Sync + 'static) {
+        self.add_listener(channel, Arc::new(act), false);
+    }
+
+    /// The same for a channel of which the application keeps what is published: after a gap what
+    /// comes waits until it was [made good](Self::made_good_on).
+    pub fn listen_in_order(&self, channel: &str, act: impl Fn(&Bytes) + Send + Sync + 'static) {
+        self.add_listener(channel, Arc::new(act), true);
+    }
+
+    fn add_listener(&self, channel: &str, act: Act, in_order: bool) {
         let mut listeners = self
             .0
             .listeners
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        listeners.insert(channel.to_owned(), Arc::new(act));
+        listeners.insert(channel.to_owned(), Listener { act, in_order });
         drop(listeners);
         // What is not confirmed in time stays wanted.
         drop(self.0.bus.subscribe(vec![channel.to_owned()]));
     }
 
-    /// Resolves when messages may have been missed since the moment that it returns, and none is
-    /// missed from now on: read the store. Each gap is told once, several at a time as one from
-    /// the first on. Cancel safe.
-    pub async fn missed_since(&self) -> Instant {
-        loop {
-            let since = self
-                .0
-                .missed_since
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            if let Some(since) = since {
-                return since;
+    /// Resolves when messages may have been missed, and none is missed from now on: read the store.
+    /// Each gap is told once, several at a time as one from the first on. Cancel safe.
+    ///
+    /// From the moment that something may be missed, what comes for a room in which a socket is
+    /// [screened](Gate::open_and_screen), or on a channel with [`listen_in_order`](Self::listen_in_order),
+    /// waits until it was [made good](Self::made_good), so that nothing overtakes what was sent
+    /// before it. At most 16,384 messages and 32 MiB wait.
+    pub async fn missed(&self) -> Missed {
+        self.0.backlog.missed().await
+    }
+
+    /// The application has [delivered](Self::deliver_event) what may have been missed in `room`:
+    /// what waits for it goes out now, in order, and nothing waits for it any more. When more was
+    /// missed meanwhile, it waits for the next [`missed`](Self::missed), and this does nothing.
+    ///
+    /// # Errors
+    /// When more came than can wait: read the store for this room once more, and call this again.
+    pub fn made_good(
+        &self,
+        missed: &Missed,
+        namespace: &str,
+        room: &str,
+    ) -> Result<(), MissedMore> {
+        let channel = channel::room_channel(&self.0.prefix, namespace, room);
+        self.made_good_on(missed, &channel)
+    }
+
+    /// The same for a channel with [`listen_in_order`](Self::listen_in_order).
+    ///
+    /// # Errors
+    /// As of [`made_good`](Self::made_good).
+    pub fn made_good_on(&self, missed: &Missed, channel: &str) -> Result<(), MissedMore> {
+        let deliver = |message: &Bytes| self.0.take_in(channel, message);
+        self.0.backlog.made_good(missed, channel, deliver)
+    }
+
+    /// All that may have been missed was made good: whatever waits still, such as for rooms that
+    /// were joined meanwhile, goes out. What has to be called at the end of each
+    /// [`missed`](Self::missed). A room of which more came than can wait [missed it for
+    /// good](Self::missed_for_good).
+    pub fn all_made_good(&self, missed: &Missed) {
+        let deliver = |channel: &str, message: &Bytes| self.0.take_in(channel, message);
+        for channel in self.0.backlog.all_made_good(missed, deliver) {
+            let rooms = channel::readings(&self.0.prefix, &channel);
+            for (namespace, room) in rooms.filter_map(|(path, room)| Some((path, room?))) {
+                self.missed_for_good(namespace, &[room]);
             }
-            // A notification that came since the look above is kept for this call.
-            self.0.missed.notified().await;
         }
     }
 
@@ -414,7 +458,14 @@ impl AdapterState {
 }
 
 /// What is done with each message on a channel of the application.
-type Listener = Arc<dyn Fn(&Bytes) + Send + Sync>;
+type Act = Arc<dyn Fn(&Bytes) + Send + Sync>;
+
+#[derive(Clone)]
+struct Listener {
+    act: Act,
+    /// Whether what comes after a gap waits until that was made good.
+    in_order: bool,
+}
 
 /// What namespaces hold of the state. Holds them weakly itself, so that a
 /// deleted namespace goes.
@@ -439,9 +490,7 @@ pub(crate) struct Shared {
     received: AtomicU64,
     malformed: AtomicU64,
     gaps: AtomicU64,
-    /// Of the gaps that nobody was told of yet.
-    missed_since: Mutex<Option<Instant>>,
-    missed: Notify,
+    backlog: Backlog,
 }
 
 impl Shared {
@@ -527,17 +576,6 @@ impl Shared {
         handlers.insert(namespace.to_owned(), handler);
     }
 
-    fn on_gap(&self, since: Instant) {
-        self.gaps.fetch_add(1, Ordering::Relaxed);
-        let mut missed = self
-            .missed_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *missed = Some(missed.map_or(since, |known| known.min(since)));
-        drop(missed);
-        self.missed.notify_one();
-    }
-
     fn listener(&self, channel: &str) -> Option<Listener> {
         let listeners = self
             .listeners
@@ -546,9 +584,28 @@ impl Shared {
         listeners.get(channel).cloned()
     }
 
+    /// Whether what comes on `channel` waits, after a gap, until that was made good.
+    fn is_in_order(&self, channel: &str) -> bool {
+        if let Some(listener) = self.listener(channel) {
+            return listener.in_order;
+        }
+        channel::readings(&self.prefix, channel).any(|(path, room)| {
+            let namespace = room.and_then(|_| self.namespace(path));
+            namespace.is_some_and(|namespace| room.is_some_and(|room| namespace.screens_in(room)))
+        })
+    }
+
+    /// Does with a message what is to be done with it now.
+    fn take_in(&self, channel: &str, message: &Bytes) {
+        if let Err(error) = self.on_message(channel, message) {
+            self.malformed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(channel, %error, "ignoring a malformed message");
+        }
+    }
+
     fn on_message(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
-        if let Some(act) = self.listener(channel) {
-            act(message);
+        if let Some(listener) = self.listener(channel) {
+            (listener.act)(message);
             return Ok(());
         }
         match channel::purpose(&self.prefix, channel) {
@@ -609,13 +666,19 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
         };
         match event {
             BusEvent::Message { channel, payload } => {
-                if let Err(error) = shared.on_message(&channel, &payload) {
-                    shared.malformed.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(channel, %error, "ignoring a malformed message");
+                let backlog = &shared.backlog;
+                let waits = backlog.is_open()
+                    && shared.is_in_order(&channel)
+                    && backlog.keep(&channel, &payload);
+                if !waits {
+                    shared.take_in(&channel, &payload);
                 }
             }
-            BusEvent::Gap { since } => shared.on_gap(since),
-            BusEvent::Down => {}
+            BusEvent::Gap { since } => {
+                shared.gaps.fetch_add(1, Ordering::Relaxed);
+                shared.backlog.gap(since);
+            }
+            BusEvent::Down => shared.backlog.begin(),
         }
     }
 }

@@ -1,13 +1,24 @@
 //! After a gap in the bus the store tells what was missed: for each user who is connected here,
 //! the messages of that time are delivered again, and those that a socket has heard are screened.
+//! What comes for a user meanwhile waits until that is done, so that it overtakes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+use redis_adapter::Missed;
 use tokio::time::{Instant, timeout};
 
 use super::{NAMESPACE, Sockets, lobby};
-use crate::store::{Health, Position, Store, StoreError, StoreFuture};
+use crate::chat::lobby::CHANNEL as LOBBY_CHANNEL;
+use crate::store::{Health, Position, Replay, Store, StoreError, StoreFuture, oldest};
+
+/// Users that are caught up at the same time. After an outage every worker does it: the store gets
+/// no more from each than that.
+const AT_ONCE: usize = 8;
+
+/// How often a user's messages are read again because more came meanwhile than can wait.
+const MAX_READS: usize = 5;
 
 /// A message may have been stored that long before it was to be published: its time is that of the
 /// write's beginning, and a write may take a while.
@@ -25,57 +36,110 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// Catches up after each gap, for as long as the process lives.
 pub(crate) async fn keep_caught_up(sockets: Arc<Sockets>) {
     loop {
-        let since = sockets.adapter.missed_since().await;
-        let gap_ms = since.elapsed().as_millis() as u64;
+        let missed = sockets.adapter.missed().await;
+        let gap_ms = missed.since().elapsed().as_millis() as u64;
         tracing::warn!(gap_ms, "broadcasts may have been missed; reading the store");
-        catch_up(&sockets, since).await;
+        let delivered = catch_up(&sockets, &missed).await;
+        sockets.adapter.all_made_good(&missed);
+        end_sessions(&sockets).await;
+        tracing::info!(delivered, "caught up with the store");
     }
 }
 
-/// One user after the other, so that neither the store nor this worker is overrun.
-async fn catch_up(sockets: &Sockets, since: Instant) {
+/// Returns how many messages may have been missed.
+async fn catch_up(sockets: &Sockets, missed: &Missed) -> usize {
     let online = sockets.online();
-    // Without it, each user is read from their log-in on.
-    let age = since.elapsed() + WRITE_TIME;
+    // Without it, each user is read from where they were told last.
+    let age = missed.since().elapsed() + WRITE_TIME;
     let old = sockets.store.position(age).await.unwrap_or_default();
-    let mut delivered = 0;
-    for (user, position) in online {
+    let users = stream::iter(online).map(async |(user, position)| {
         let from = old.map_or(position, |old| position.later(old));
-        match replay(sockets, &user, from, since).await {
-            Ok(count) => delivered += count,
-            Err(error) => {
-                tracing::warn!(user, %error, "a user could not be caught up; asking their clients to come back");
-                sockets.adapter.missed_for_good(NAMESPACE, &[&user]);
-            }
+        let caught_up = catch_up_user(sockets, missed, &user, from).await;
+        caught_up.unwrap_or_else(|error| {
+            tracing::warn!(user, %error, "a user could not be caught up; asking their clients to come back");
+            sockets.adapter.missed_for_good(NAMESPACE, &[&user]);
+            0
+        })
+    });
+    let counts = users.buffer_unordered(AT_ONCE);
+    let delivered = counts.fold(0, async |sum, count| sum + count).await;
+    delivered + catch_up_in_lobby(sockets, missed).await
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CatchUpError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("more is broadcast than can wait")]
+    Overflow,
+}
+
+async fn catch_up_user(
+    sockets: &Sockets,
+    missed: &Missed,
+    user: &str,
+    mut from: Position,
+) -> Result<usize, CatchUpError> {
+    let mut delivered = 0;
+    for _ in 0..MAX_READS {
+        let read = |age| sockets.store.replay_young(user, from, age);
+        let replay = try_often(sockets, missed.since(), read).await?;
+        delivered += deliver(sockets, user, &replay);
+        from = replay.next;
+        if sockets.adapter.made_good(missed, NAMESPACE, user).is_ok() {
+            sockets.is_caught_up(user, from);
+            return Ok(delivered);
         }
     }
-    delivered += catch_up_in_lobby(sockets, since).await;
-    end_sessions(sockets).await;
-    tracing::info!(delivered, "caught up with the store");
+    Err(CatchUpError::Overflow)
+}
+
+fn deliver(sockets: &Sockets, user: &str, replay: &Replay) -> usize {
+    let deliver = |message| {
+        let adapter = &sockets.adapter;
+        let delivered = adapter.deliver_event(NAMESPACE, &[user], &[], "private message", message);
+        delivered
+            .inspect_err(|error| tracing::debug!(%error, "a stored message cannot be delivered"))
+    };
+    replay
+        .messages
+        .iter()
+        .map(deliver)
+        .filter(Result::is_ok)
+        .count()
 }
 
 /// What was said in the lobby, as far as it is kept. Returns how much of it.
-async fn catch_up_in_lobby(sockets: &Sockets, since: Instant) -> usize {
-    let (said, age) = match try_often(sockets, since, || sockets.store.said()).await {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::warn!(%error, "the lobby could not be caught up; asking its clients to come back");
-            sockets.adapter.missed_for_good(lobby::NAMESPACE, &[]);
-            return 0;
+async fn catch_up_in_lobby(sockets: &Sockets, missed: &Missed) -> usize {
+    let mut delivered = 0;
+    for _ in 0..MAX_READS {
+        let read = async |age| sockets.store.said().await.map(|said| (said, age));
+        let (said, age) = match try_often(sockets, missed.since(), |age| Box::pin(read(age))).await
+        {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "the lobby could not be caught up; asking its clients to come back");
+                break;
+            }
+        };
+        let oldest = oldest(said.as_of, age);
+        let young = said.lines.iter().filter(|line| line.at >= oldest);
+        delivered += young.filter(|line| sockets.hear_again(line)).count();
+        if sockets.adapter.made_good_on(missed, LOBBY_CHANNEL).is_ok() {
+            return delivered;
         }
-    };
-    let oldest = oldest(said.as_of, age);
-    let young = said.lines.iter().filter(|line| line.at >= oldest);
-    young.filter(|line| sockets.hear_again(line)).count()
+    }
+    sockets.adapter.missed_for_good(lobby::NAMESPACE, &[]);
+    delivered
 }
 
 /// Sessions may have ended without a word.
 async fn end_sessions(sockets: &Sockets) {
     let now = Instant::now();
     for id in sockets.sessions.ids() {
-        match try_often(sockets, now, || sockets.store.has_ended(&id)).await {
-            Ok((true, _)) => sockets.sessions.end(&id),
-            Ok((false, _)) => {}
+        match try_often(sockets, now, |_| sockets.store.has_ended(&id)).await {
+            Ok(true) => sockets.sessions.end(&id),
+            Ok(false) => {}
             Err(error) => {
                 tracing::debug!(%error, "a session could not be looked at; asking its clients to come back");
                 sockets.sessions.send_away(&id);
@@ -84,19 +148,17 @@ async fn end_sessions(sockets: &Sockets) {
     }
 }
 
-/// Asks the store until it answers, some times; with the answer comes how long ago `since` was
-/// before it was asked.
+/// Asks the store until it answers, some times, for what is not older than `since`.
 async fn try_often<'a, T>(
     sockets: &Sockets,
     since: Instant,
-    ask: impl Fn() -> StoreFuture<'a, T>,
-) -> Result<(T, Duration), StoreError> {
+    ask: impl Fn(Duration) -> StoreFuture<'a, T>,
+) -> Result<T, StoreError> {
     let mut tries = 1;
     loop {
         // By our clock; the times of messages are by the store's.
-        let age = since.elapsed() + WRITE_TIME;
-        match ask().await {
-            Ok(answer) => return Ok((answer, age)),
+        match ask(since.elapsed() + WRITE_TIME).await {
+            Ok(answer) => return Ok(answer),
             Err(error) if tries == TRIES => return Err(error),
             Err(_) => {}
         }
@@ -104,34 +166,6 @@ async fn try_often<'a, T>(
         until_up(&*sockets.store).await;
         tokio::time::sleep(RETRY_DELAY).await;
     }
-}
-
-/// What was stored at this time or later may have been missed; by the store's clock, which was read
-/// after `age`.
-fn oldest(as_of: u64, age: Duration) -> u64 {
-    as_of.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
-}
-
-async fn replay(
-    sockets: &Sockets,
-    user: &str,
-    position: Position,
-    since: Instant,
-) -> Result<usize, StoreError> {
-    let read = || sockets.store.replay(user, position);
-    let (replay, age) = try_often(sockets, since, read).await?;
-    let oldest = oldest(replay.as_of, age);
-    let young = |at: Option<u64>| at.is_some_and(|at| at >= oldest);
-    let mut delivered = 0;
-    for message in replay.messages.iter().filter(|message| young(message.at)) {
-        let event = "private message";
-        let adapter = &sockets.adapter;
-        match adapter.deliver_event(NAMESPACE, &[user], &[], event, message) {
-            Ok(()) => delivered += 1,
-            Err(error) => tracing::debug!(%error, "a stored message cannot be delivered"),
-        }
-    }
-    Ok(delivered)
 }
 
 async fn until_up(store: &dyn Store) {

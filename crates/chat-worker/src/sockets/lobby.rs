@@ -77,7 +77,7 @@ async fn say(lane: &Lane, event: &Event, payload: Json) -> Result<(String, u64),
 /// Hears what is said in the lobby anywhere.
 pub(super) fn listen(sockets: &Arc<Sockets>) {
     let weak = Arc::downgrade(sockets);
-    sockets.adapter.listen(CHANNEL, move |text| {
+    sockets.adapter.listen_in_order(CHANNEL, move |text| {
         if let Some(sockets) = weak.upgrade() {
             sockets.hear(text);
         }

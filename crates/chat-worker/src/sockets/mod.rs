@@ -78,8 +78,8 @@ pub(crate) struct Sockets {
     workspace_policy: WorkspacePolicy,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
-    /// Users with sockets here: how many, and up to where the first of them was told the past, once
-    /// it was.
+    /// Users with sockets here: how many, and up to where all of them were told the past, once
+    /// they were.
     online: Mutex<HashMap<String, (usize, Option<Position>)>>,
     sessions: SessionSockets,
     /// What the sockets of this process have heard in the lobby.
@@ -120,9 +120,18 @@ impl Sockets {
         self.lock_online().entry(user.to_owned()).or_default().0 += 1;
     }
 
+    /// A socket of the user was told the past up to there; earlier ones heard what came since
+    /// theirs.
     fn was_told(&self, user: &str, position: Position) {
-        if let Some((_, first)) = self.lock_online().get_mut(user) {
-            first.get_or_insert(position);
+        if let Some((_, told)) = self.lock_online().get_mut(user) {
+            told.get_or_insert(position);
+        }
+    }
+
+    /// All sockets of the user were told the past up to there.
+    fn is_caught_up(&self, user: &str, position: Position) {
+        if let Some((_, told)) = self.lock_online().get_mut(user) {
+            *told = Some(position);
         }
     }
 

@@ -99,6 +99,11 @@ pub struct Replay {
     pub as_of: u64,
 }
 
+/// The time `age` before `as_of`, both by the store's clock, in milliseconds since the epoch.
+pub(crate) fn oldest(as_of: u64, age: Duration) -> u64 {
+    as_of.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// What [`Store::tend`] found out about users, for the others to be told. Each change is reported
 /// by one process of the cluster only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +144,24 @@ pub trait Store: Send + Sync + 'static {
 
     /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay>;
+
+    /// The same, but only what was stored within the last `age` by the store's clock. Entries without
+    /// a time are left out: nobody knows how old they are.
+    fn replay_young<'a>(
+        &'a self,
+        user: &'a str,
+        from: Position,
+        age: Duration,
+    ) -> StoreFuture<'a, Replay> {
+        let replay = self.replay(user, from);
+        Box::pin(async move {
+            let mut replay = replay.await?;
+            let oldest = oldest(replay.as_of, age);
+            let is_young = |message: &Message| message.at.is_some_and(|at| at >= oldest);
+            replay.messages.retain(is_young);
+            Ok(replay)
+        })
+    }
 
     /// A position, for every user, before all that was stored within the last `age`; none when the
     /// store has no order over all users. It spares [`Store::replay`] what is known to be older.

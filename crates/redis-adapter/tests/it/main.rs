@@ -4,6 +4,7 @@
 mod broadcasts;
 mod bus_conformance;
 mod client;
+mod gaps;
 mod gates;
 mod golden;
 mod golden_requests;

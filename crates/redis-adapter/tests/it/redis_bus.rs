@@ -240,7 +240,7 @@ async fn local_clients_go_on_while_redis_is_away_and_all_meet_again() {
     assert_eq!(client_a.json().await, r#"["e",2]"#);
 
     redis.start_again();
-    soon(b.state.missed_since()).await;
+    soon(b.state.missed()).await;
     soon(a.state.bus().watch_up().wait_for(|up| *up))
         .await
         .unwrap();

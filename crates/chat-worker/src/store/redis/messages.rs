@@ -10,13 +10,17 @@ use super::RedisStore;
 use super::sessions::millis;
 use crate::chat::history::{PageBuilder, PageRequest};
 use crate::chat::message::{Message, NewMessage};
-use crate::store::{Announce, Position, Replay, Stored};
+use crate::store::{Announce, Position, Replay, Stored, oldest};
 
 /// How long a message's id is remembered: a client that sends again does so within minutes.
 pub(crate) const DEDUPE_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Entries per round trip when a list is read.
 const CHUNK: u64 = 500;
+
+/// Entries of the first round trip when only young ones are wanted: mostly there are few. The next
+/// ones are larger, up to [`CHUNK`].
+const FIRST_CHUNK: u64 = 32;
 
 /// Most bytes of entries that one replay returns: a user with a huge history must not fill the
 /// worker's memory with one login. What is left out is read page by page.
@@ -142,10 +146,18 @@ impl RedisStore {
         Ok(Stored { at, fresh })
     }
 
-    pub(super) async fn read_messages(&self, user: &str, from: Position) -> RedisResult<Replay> {
+    /// What lies behind `from`; with an age, of that only what is not older.
+    pub(super) async fn read_messages(
+        &self,
+        user: &str,
+        from: Position,
+        age: Option<Duration>,
+    ) -> RedisResult<Replay> {
         let key = list_key(user);
         let mut connection = self.link.connection().await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        let as_of = seconds * 1000 + micros / 1000;
+        let oldest = age.map(|age| oldest(as_of, age));
         let len: u64 = redis::cmd("LLEN")
             .arg(&key)
             .query_async(&mut connection)
@@ -158,36 +170,44 @@ impl RedisStore {
                 start = 0;
             }
         }
-        // Backwards, so that the newest are there when there are too many.
-        let mut entries = Vec::new();
+        let mut newest_mark = None;
+        let mut newest_first = Vec::new();
         let mut bytes = 0;
         let mut end = len;
-        while end > start && bytes < REPLAY_BYTES {
-            let first = end.saturating_sub(CHUNK).max(start);
-            let mut chunk = self.read_range(&key, first, end - 1).await?;
-            chunk.reverse();
-            for entry in chunk {
+        let mut chunk = if oldest.is_some() { FIRST_CHUNK } else { CHUNK };
+        // Backwards, so that the newest are there when there are too many.
+        'read: while end > start {
+            let first = end.saturating_sub(chunk).max(start);
+            for entry in self.read_range(&key, first, end - 1).await?.iter().rev() {
+                newest_mark.get_or_insert_with(|| mark(entry));
                 bytes += entry.len();
                 if bytes > REPLAY_BYTES {
-                    break;
+                    break 'read;
                 }
-                entries.push(entry);
+                let message = Message::from_entry(entry);
+                match (message, oldest) {
+                    (Some(message), None) => newest_first.push(message),
+                    // Lists are in the order of time.
+                    (Some(Message { at: Some(at), .. }), Some(oldest)) if at < oldest => {
+                        break 'read;
+                    }
+                    (Some(message), Some(_)) if message.at.is_some() => newest_first.push(message),
+                    _ => {}
+                }
             }
             end = first;
+            chunk = (chunk * 4).min(CHUNK);
         }
-        let next = match entries.first() {
-            Some(newest) => Position {
-                index: len,
-                mark: mark(newest),
-            },
+        let next = match newest_mark {
+            Some(mark) => Position { index: len, mark },
             None if start == 0 => Position::default(),
             None => from,
         };
-        let messages = entries.iter().rev().filter_map(|e| Message::from_entry(e));
+        newest_first.reverse();
         Ok(Replay {
-            messages: messages.collect(),
+            messages: newest_first,
             next,
-            as_of: seconds * 1000 + micros / 1000,
+            as_of,
         })
     }
 

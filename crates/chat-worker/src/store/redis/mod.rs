@@ -142,7 +142,16 @@ impl Store for RedisStore {
     }
 
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay> {
-        self.bounded(self.read_messages(user, from))
+        self.bounded(self.read_messages(user, from, None))
+    }
+
+    fn replay_young<'a>(
+        &'a self,
+        user: &'a str,
+        from: Position,
+        age: Duration,
+    ) -> StoreFuture<'a, Replay> {
+        self.bounded(self.read_messages(user, from, Some(age)))
     }
 
     fn page<'a>(
