@@ -22,6 +22,7 @@ const OPTIONS = [
   '--ping-timeout-ms',
   '--session-ttl',
   '--message-ttl',
+  '--presence-grace',
   '--log-format',
   '--log-level',
 ];

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ChatUser, TRANSPORTS } from '../harness/client.mjs';
 import { startCluster } from '../harness/cluster.mjs';
+import { inParallel, until } from '../harness/wait.mjs';
 
 describe('presence', () => {
   let cluster;
@@ -53,6 +54,31 @@ describe('presence', () => {
     assert.equal(cut.received('session').length, 2, 'the client came back by itself');
     assert.equal(cut.received('session')[1].userID, cut.received('session')[0].userID);
   });
+
+  for (const [what, signal] of [['leaves', 'SIGTERM'], ['dies', 'SIGKILL']]) {
+    test(`when a worker ${what}, who comes back is never gone, and who does not is, once`, async (t) => {
+      const own = await startCluster({ balance: 'round-robin', workers: 2, t });
+      const watcher = await ChatUser.logIn(own, { username: 'watcher' });
+      const comes = await ChatUser.logIn(own, { username: 'comes back' });
+      const [here, there] = await own.servedBy([watcher.clientEnd, comes.clientEnd]);
+      assert.notEqual(here, there);
+      const others = await inParallel([1, 2, 3, 4], 1, (n) => ChatUser.logIn(own, { username: `other ${n}`, reconnection: false }));
+      t.after(() => [watcher, comes, ...others].forEach((user) => user.close()));
+      const serving = await own.servedBy(others.map((user) => user.clientEnd));
+      const stays = others.filter((_, n) => serving[n] === there).map(({ userID }) => userID).toSorted();
+      assert.ok(stays.length > 0, 'somebody is there who does not come back');
+
+      process.kill(there, signal);
+      await until(() => comes.received('session').length === 2, 'it is back');
+      const gone = () => watcher.received('user disconnected').toSorted();
+      await until(() => gone().length === stays.length, 'those who do not come back are gone', 60_000);
+      assert.deepEqual(gone(), stays);
+      // By the time that this came round, another farewell would have come too.
+      await comes.send(watcher, 'still here');
+      await watcher.got('private message', ({ content }) => content === 'still here');
+      assert.deepEqual(gone(), stays);
+    });
+  }
 
   test('what was missed comes in `users` on return, never again as events', async (t) => {
     const sender = await ChatUser.logIn(cluster, { username: 'sender' });

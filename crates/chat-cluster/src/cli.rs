@@ -347,6 +347,12 @@ pub(crate) struct Options {
           default_value = "24h", value_parser = duration)]
     pub(crate) message_ttl: Duration,
 
+    /// How long users whose worker has left or died are expected back before the others are told
+    /// that they are gone
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_PRESENCE_GRACE", hide_env_values = true,
+          default_value = "5s", value_parser = duration)]
+    pub(crate) presence_grace: Duration,
+
     /// Longest message content, in bytes
     #[arg(long, value_name = "BYTES", env = "CHAT_CLUSTER_MESSAGE_MAX", hide_env_values = true,
           default_value = "65536", value_parser = clap::value_parser!(u32).range(1..=500_000))]

@@ -77,6 +77,7 @@ pub(crate) struct WorkerSettings {
     ping_timeout: Duration,
     session_ttl: Duration,
     message_ttl: Duration,
+    presence_grace: Duration,
     message_max: usize,
     max_payload: usize,
     max_buffered: usize,
@@ -180,6 +181,7 @@ impl WorkerSettings {
             ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
             session_ttl: options.session_ttl,
             message_ttl: options.message_ttl,
+            presence_grace: options.presence_grace,
             message_max: options.message_max as usize,
             max_payload: options.max_payload as usize,
             max_buffered: options.max_buffered as usize,
@@ -213,6 +215,7 @@ impl WorkerSettings {
         config.ping_timeout = self.ping_timeout;
         config.session_ttl = self.session_ttl;
         config.message_ttl = self.message_ttl;
+        config.presence_grace = self.presence_grace;
         config.message_max = self.message_max;
         config.max_payload = self.max_payload;
         config.max_buffered = self.max_buffered;
@@ -281,6 +284,7 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
         tokio::spawn(keep_node(register?, id, worker.handle()));
     }
     let handle = worker.handle();
+    chat.leave_when(handle.draining());
     let up = chat.clone();
     tokio::spawn(async move {
         up.wait_until_store_is_up().await;

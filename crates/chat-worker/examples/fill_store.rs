@@ -62,6 +62,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         session_ttl: DAY,
         message_ttl: DAY,
         operation_timeout: Duration::from_secs(60),
+        grace: Duration::from_secs(5),
         tend_interval: Duration::from_secs(5),
     };
     let store = SqliteStore::start(config, Arc::new(NoBus(watch::Sender::new(true))))?;

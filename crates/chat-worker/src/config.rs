@@ -47,8 +47,11 @@ pub struct ChatConfig {
     /// How long one operation of the store may take. Default 2 s.
     pub store_timeout: Duration,
     /// With Redis: after how much silence a worker counts as dead, and its users as gone. Default
-    /// 15 s. (Processes of one machine know of each other's death at once.)
+    /// 15 s. (Processes of one machine know of each other's death sooner.)
     pub presence_lease: Duration,
+    /// How long users whose worker has left or died are expected back before they count as gone.
+    /// Default 5 s.
+    pub presence_grace: Duration,
     /// How often a worker says that it lives, and looks for dead ones. Default 5 s.
     pub presence_interval: Duration,
 }
@@ -74,6 +77,7 @@ impl ChatConfig {
             workspace_policy: WorkspacePolicy::default(),
             store_timeout: Duration::from_secs(2),
             presence_lease: Duration::from_secs(15),
+            presence_grace: Duration::from_secs(5),
             presence_interval: Duration::from_secs(5),
         }
     }

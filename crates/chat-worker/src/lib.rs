@@ -13,6 +13,7 @@ use axum::Router;
 use redis_adapter::{AdapterOptions, AdapterState};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::Parts;
 use crate::chat::identity::NoRandomness;
@@ -158,6 +159,13 @@ impl Chat {
         let _ = store.wait_for(|health| *health == Health::Up).await;
         let mut bus = self.sockets.adapter.bus().watch_up();
         let _ = bus.wait_for(|up| *up).await;
+    }
+
+    /// From the moment that `draining` is cancelled clients are expected to come back at another
+    /// process: their users count as connected for
+    /// [`presence_grace`](ChatConfig::presence_grace) after the end of this one.
+    pub fn leave_when(&self, draining: CancellationToken) {
+        self.sockets.leave_when(draining);
     }
 
     /// Waits until everything that is under way for sockets is done, above all the ends of those

@@ -33,6 +33,7 @@ impl Cluster for RedisServer {
 fn quick() -> RedisStoreConfig {
     RedisStoreConfig {
         lease: Duration::from_millis(1500),
+        grace: conformance::GRACE,
         tend_interval: Duration::from_millis(200),
         operation_timeout: Duration::from_secs(10),
         ..RedisStoreConfig::default()
@@ -54,6 +55,11 @@ async fn wait_for_health(store: &Arc<dyn Store>, up: bool) {
 #[tokio::test]
 async fn redis_conforms() {
     conformance::run(&RedisServer::start()).await;
+}
+
+#[tokio::test]
+async fn the_last_to_leave_clears_up() {
+    conformance::the_last_to_leave_clears_up(&RedisServer::start()).await;
 }
 
 #[tokio::test]
@@ -79,6 +85,61 @@ async fn a_process_that_was_taken_for_dead_puts_its_users_back() {
         assert_eq!(frozen.tend().await.unwrap(), []);
     }
     assert!(frozen.disconnect(&user, "s1").await.unwrap());
+}
+
+/// The mark that a process of this machine has in its lease.
+fn mark(pid: u32) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let pids = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let behind_the_name = stat.rsplit_once(')').unwrap().1;
+    let started = behind_the_name.split_ascii_whitespace().nth(19).unwrap();
+    format!("{}/{} {pid} {started}", boot.trim(), pids.display())
+}
+
+#[tokio::test]
+async fn the_death_of_a_process_of_this_machine_is_noticed_before_its_lease_ends() {
+    let cluster = RedisServer::start();
+    let patient = RedisStoreConfig {
+        lease: Duration::from_secs(3600),
+        ..quick()
+    };
+    let store = store(&cluster, patient);
+    store.connect(&session("self"), "s0").await.unwrap();
+    let mut redis = cluster.inspect();
+    let instances: Vec<String> = redis.smembers("cc:instances").unwrap();
+    let own: String = redis.get(format!("cc:instance:{}", instances[0])).unwrap();
+    assert_eq!(own, mark(std::process::id()));
+
+    let mut child = std::process::Command::new("sleep")
+        .arg("600")
+        .spawn()
+        .unwrap();
+    let _: () = redis.sadd("cc:instances", "other").unwrap();
+    let _: () = redis.set("cc:instance:other", mark(child.id())).unwrap();
+    let user = session("left");
+    let _: () = redis
+        .hset(
+            "cc:sockets:other",
+            "s1",
+            format!("{} {}", user.user, user.id),
+        )
+        .unwrap();
+    let _: () = redis
+        .hset("cc:presence:left", "other s1", &user.id)
+        .unwrap();
+    assert_eq!(store.tend().await.unwrap(), []);
+    assert_eq!(
+        redis.get::<_, String>("cc:instance:other").unwrap(),
+        mark(child.id())
+    );
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = Instant::now();
+    let gone = PresenceChange::Gone { user: user.user };
+    assert_eq!(tend_until_something(&store).await, [gone]);
+    assert!(killed.elapsed() >= conformance::GRACE);
 }
 
 #[tokio::test]

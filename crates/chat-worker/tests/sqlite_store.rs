@@ -77,6 +77,7 @@ fn config(data_dir: &Path) -> SqliteStoreConfig {
         session_ttl: Duration::from_secs(24 * 60 * 60),
         message_ttl: Duration::from_secs(24 * 60 * 60),
         operation_timeout: Duration::from_secs(10),
+        grace: conformance::GRACE,
         tend_interval: Duration::from_millis(200),
     }
 }
@@ -84,6 +85,12 @@ fn config(data_dir: &Path) -> SqliteStoreConfig {
 #[tokio::test]
 async fn sqlite_conforms() {
     conformance::run(&Directory(tempfile::tempdir().unwrap())).await;
+}
+
+#[tokio::test]
+async fn the_last_to_leave_clears_up() {
+    let directory = Directory(tempfile::tempdir().unwrap());
+    conformance::the_last_to_leave_clears_up(&directory).await;
 }
 
 #[tokio::test]

@@ -71,6 +71,7 @@ pub struct Worker {
     ready: watch::Sender<bool>,
     nodes: watch::Sender<Known>,
     nodes_wanted: Arc<Notify>,
+    draining: CancellationToken,
 }
 
 /// Reaches a worker from anywhere in its process.
@@ -80,6 +81,7 @@ pub struct WorkerHandle {
     nodes: watch::Sender<Known>,
     nodes_wanted: Arc<Notify>,
     board: Arc<Board>,
+    draining: CancellationToken,
 }
 
 impl WorkerHandle {
@@ -104,6 +106,11 @@ impl WorkerHandle {
     /// next call.
     pub async fn nodes_wanted(&self) {
         self.nodes_wanted.notified().await;
+    }
+
+    /// Is cancelled just before clients are asked to come back elsewhere, because the worker leaves.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
     }
 
     /// Clients that live here now: polling sessions and WebSockets.
@@ -134,6 +141,7 @@ impl Worker {
                 ready: watch::Sender::new(false),
                 nodes: watch::Sender::default(),
                 nodes_wanted: Arc::default(),
+                draining: CancellationToken::new(),
             }),
             Some(Answered::Retire) => Err(RegisterError::Retired(config.worker)),
             None => Err(RegisterError::NoMaster(config.orphan_time)),
@@ -147,6 +155,7 @@ impl Worker {
             nodes: self.nodes.clone(),
             nodes_wanted: self.nodes_wanted.clone(),
             board: self.registration.board.clone(),
+            draining: self.draining.clone(),
         }
     }
 
@@ -179,7 +188,7 @@ impl Worker {
         let config = self.config;
         let relay_path = self.registration.dir.relay_socket(config.worker);
         let listener = listen(&relay_path).map_err(RunError::RelaySocket)?;
-        let draining = CancellationToken::new();
+        let draining = self.draining;
         let tls = config.tls.clone();
         let tls = tls.map(|files| Tls::new(files, config.greeting_time));
         let tls = tls.transpose()?;

@@ -7,6 +7,11 @@ use super::lane::Lane;
 pub(super) async fn run(lane: &Arc<Lane>) {
     let user = &lane.session.user;
     let store = &lane.sockets.store;
+    if lane.sockets.is_leaving() {
+        // The client is asked to come back at another worker.
+        store.leave_behind(&lane.socket_id);
+        return;
+    }
     match store.disconnect(&lane.session, &lane.socket_id).await {
         Ok(true) if lane.sockets.is_elsewhere(user).await => {
             if let Err(error) = store.still_connected(&lane.session).await {

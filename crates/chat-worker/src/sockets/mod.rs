@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use redis_adapter::{Adapter, AdapterState, Publication};
 use serde::Serialize;
 use socketioxide::{ParserConfig, SocketIo};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connect::{Connect, Entrance};
@@ -75,6 +76,8 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_buffered: u64,
+    /// Cancelled when this process begins to leave.
+    leaving: OnceLock<CancellationToken>,
     workspace_policy: WorkspacePolicy,
     next_socket: AtomicU64,
     unconfirmed: AtomicU64,
@@ -94,6 +97,7 @@ impl Sockets {
             tasks: TaskTracker::new(),
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
+            leaving: OnceLock::new(),
             workspace_policy: config.workspace_policy,
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
@@ -101,6 +105,16 @@ impl Sockets {
             sessions: SessionSockets::default(),
             heard_in_lobby: Heard::default(),
         }
+    }
+
+    /// This process leaves as soon as that is cancelled. The first call counts.
+    pub(crate) fn leave_when(&self, leaving: CancellationToken) {
+        let _ = self.leaving.set(leaving);
+    }
+
+    fn is_leaving(&self) -> bool {
+        let leaving = self.leaving.get();
+        leaving.is_some_and(CancellationToken::is_cancelled)
     }
 
     fn lock_online(&self) -> MutexGuard<'_, HashMap<String, (usize, Option<Position>)>> {

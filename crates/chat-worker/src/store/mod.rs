@@ -204,6 +204,12 @@ pub trait Store: Send + Sync + 'static {
     /// as gone.
     fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
 
+    /// Instead of [`disconnect`](Store::disconnect), for a socket that goes because this process is
+    /// about to [leave](Store::leave): its client is expected at another process. The user counts as
+    /// connected for the grace period after the end of this one, and whoever removes the socket then
+    /// reports the user as gone, unless they are back.
+    fn leave_behind(&self, socket: &str);
+
     /// After [`disconnect`](Store::disconnect): a server whose sockets this store does not know
     /// still has one of the session's user. The session counts as connected until that server says
     /// otherwise. A store that is shared with no such server has nothing to do.
@@ -227,6 +233,8 @@ pub trait Store: Send + Sync + 'static {
     /// How often [`Store::tend`] wants to be called.
     fn tend_interval(&self) -> Duration;
 
-    /// This process is about to end: what it still has connected may be repaired at once.
+    /// This process is about to end. What it still has connected, or has [left
+    /// behind](Store::leave_behind), is removed by another one after the grace period; by this one
+    /// at once when there is no other.
     fn leave(&self) -> StoreFuture<'_, ()>;
 }

@@ -34,6 +34,9 @@ impl Default for Lives {
     }
 }
 
+/// How long the users of a process that left or died are expected back, in these tests.
+pub(crate) const GRACE: Duration = Duration::from_millis(1200);
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn session(user: &str) -> Session {
@@ -112,7 +115,7 @@ pub(crate) async fn run(cluster: &dyn Cluster) {
     of_many_who_leave_at_once_one_is_the_last(cluster).await;
     a_dead_process_is_repaired_once(cluster).await;
     who_came_back_is_not_repaired_away(cluster).await;
-    a_process_that_left_is_repaired_without_waiting(cluster).await;
+    who_was_left_behind_is_expected_back_for_a_while(cluster).await;
 }
 
 async fn a_session_is_found_once_it_has_connected(cluster: &dyn Cluster) {
@@ -695,12 +698,48 @@ async fn who_came_back_is_not_repaired_away(cluster: &dyn Cluster) {
     assert!(other.disconnect(&stays, "s3").await.unwrap());
 }
 
-async fn a_process_that_left_is_repaired_without_waiting(cluster: &dyn Cluster) {
+async fn who_was_left_behind_is_expected_back_for_a_while(cluster: &dyn Cluster) {
     let (leaving, other) = (cluster.process(), cluster.process());
-    let user = session("leaving");
-    leaving.connect(&user, "s1").await.unwrap();
+    let (comes, stays_away, quits) = (session("comes"), session("stays-away"), session("quits"));
+    for (user, socket) in [(&comes, "s1"), (&stays_away, "s2"), (&quits, "s3")] {
+        leaving.connect(user, socket).await.unwrap();
+    }
+    assert!(leaving.disconnect(&quits, "s3").await.unwrap());
+    leaving.leave_behind("s1");
+    leaving.leave_behind("s2");
+    // Tending goes on until the end, and must not undo it.
+    assert!(leaving.tend().await.unwrap().is_empty());
     leaving.leave().await.unwrap();
     drop(leaving);
-    let gone = PresenceChange::Gone { user: user.user };
-    assert_eq!(other.tend().await.unwrap(), [gone]);
+    let left = Instant::now();
+    assert_eq!(connected(&other, "comes").await, Some(true));
+    other.connect(&comes, "s4").await.unwrap();
+    let changes = tend_until_something(&other).await;
+    assert!(left.elapsed() >= GRACE, "{:?}", left.elapsed());
+    let gone = PresenceChange::Gone {
+        user: stays_away.user,
+    };
+    assert_eq!(changes, [gone]);
+    assert_eq!(connected(&other, "comes").await, Some(true));
+    assert_eq!(connected(&other, "stays-away").await, Some(false));
+    assert!(other.disconnect(&comes, "s4").await.unwrap());
+}
+
+/// In a place of its own: nobody else may live there.
+pub(crate) async fn the_last_to_leave_clears_up(cluster: &dyn Cluster) {
+    let (first, last) = (cluster.process(), cluster.process());
+    let (one, two, cut) = (session("one"), session("two"), session("cut"));
+    first.connect(&one, "s1").await.unwrap();
+    last.connect(&two, "s2").await.unwrap();
+    last.connect(&cut, "s3").await.unwrap();
+    first.leave_behind("s1");
+    last.leave_behind("s2");
+    first.leave().await.unwrap();
+    assert_eq!(connected(&last, "one").await, Some(true));
+    last.leave().await.unwrap();
+    // One that does not tend, and so repairs nothing.
+    let later = cluster.process();
+    for user in ["one", "two", "cut"] {
+        assert_eq!(connected(&later, user).await, Some(false), "{user}");
+    }
 }

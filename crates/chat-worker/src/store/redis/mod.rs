@@ -10,7 +10,7 @@
 //! | `cc:workspace:<workspaceId>` | set | user ids of its members; written by others, read here |
 //! | `cc:presence:<userID>` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
 //! | `cc:sockets:<instance>` | hash | socket → `<userID> <sessionID>`: a process's live sockets |
-//! | `cc:instance:<instance>` | string | the lease of a process; expires when it is silent |
+//! | `cc:instance:<instance>` | string | the lease of a process, by which others on its machine know it; expires when it is silent |
 //! | `cc:instances` | set | every process that may have left something behind |
 //! | `cc:repair:<instance>` | string | who repairs that dead process now |
 //!
@@ -39,6 +39,7 @@ mod link;
 mod lobby;
 mod messages;
 mod presence;
+mod process_mark;
 mod repair;
 mod sessions;
 
@@ -56,6 +57,9 @@ pub struct RedisStoreConfig {
     pub operation_timeout: Duration,
     /// After how much silence a process counts as dead. Default 15 s.
     pub lease: Duration,
+    /// How long the users of a process that has left or died count as connected, unless its lease
+    /// ends sooner. Default 5 s.
+    pub grace: Duration,
     /// How often a process says that it lives, and looks for dead ones. Default 5 s.
     pub tend_interval: Duration,
     /// What is announced goes over sharded pub/sub of a Redis Cluster. Default false.
@@ -69,6 +73,7 @@ impl Default for RedisStoreConfig {
             message_ttl: Duration::from_secs(24 * 60 * 60),
             operation_timeout: Duration::from_secs(2),
             lease: Duration::from_secs(15),
+            grace: Duration::from_secs(5),
             tend_interval: Duration::from_secs(5),
             sharded_pubsub: false,
         }
@@ -191,7 +196,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let removed = removal.await;
             if removed.is_err() {
-                self.presence.left_behind(socket);
+                self.presence.lost_track_of(socket);
             }
             removed
         })
@@ -221,7 +226,17 @@ impl Store for RedisStore {
         self.config.tend_interval.min(renewal)
     }
 
+    fn leave_behind(&self, socket: &str) {
+        self.presence.leave_behind(socket);
+    }
+
     fn leave(&self) -> StoreFuture<'_, ()> {
-        self.bounded(self.end_lease())
+        // Each step is bounded by itself.
+        Box::pin(async {
+            if self.bounded(self.end_lease()).await? {
+                self.repair_if_last().await?;
+            }
+            Ok(())
+        })
     }
 }

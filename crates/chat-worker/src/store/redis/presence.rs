@@ -18,6 +18,7 @@ use redis::{Pipeline, RedisResult};
 use tokio::sync::RwLock;
 
 use super::RedisStore;
+use super::process_mark::ProcessMark;
 use super::sessions::millis;
 use crate::chat::identity::{NoRandomness, random_id};
 use crate::store::{PresenceChange, Session, StoreError};
@@ -31,6 +32,12 @@ const SETTLE_TURNS: usize = 8;
 
 pub(super) const INSTANCES: &str = "cc:instances";
 
+/// The lease of a process that has left, for the grace period.
+pub(super) const LEAVING: &str = "leaving";
+
+/// The lease of a process that has died, for the grace period.
+pub(super) const DEAD: &str = "dead";
+
 pub(super) struct Presence {
     /// Read while a socket is added or removed, written while the id changes.
     instance: RwLock<Instance>,
@@ -39,6 +46,8 @@ pub(super) struct Presence {
     changes: Mutex<Vec<PresenceChange>>,
     /// A socket may still be there under the present id though it is gone.
     leftovers: AtomicBool,
+    /// Sockets were left behind for the time after this process.
+    departed: AtomicBool,
 }
 
 pub(super) struct Instance {
@@ -63,15 +72,22 @@ impl Presence {
             live: Mutex::default(),
             changes: Mutex::default(),
             leftovers: AtomicBool::new(false),
+            departed: AtomicBool::new(false),
         })
     }
 
     /// The end of `socket` is not known to be stored. All that live are put under a new id then,
     /// and what is left under the old one is repaired: one flag instead of a list of retries that
     /// grows as long as Redis is away.
-    pub(super) fn left_behind(&self, socket: &str) {
+    pub(super) fn lost_track_of(&self, socket: &str) {
         self.live().remove(socket);
         self.leftovers.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Store::leave_behind`](crate::store::Store::leave_behind).
+    pub(super) fn leave_behind(&self, socket: &str) {
+        self.live().remove(socket);
+        self.departed.store(true, Ordering::Relaxed);
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<String, Session>> {
@@ -213,7 +229,7 @@ impl RedisStore {
         // The lease before the list: in the list without a lease is dead.
         redis::cmd("SET")
             .arg(lease_key(&instance.id))
-            .arg(std::process::id())
+            .arg(ProcessMark::own_text())
             .arg("PX")
             .arg(millis(self.config.lease))
             .exec_async(&mut connection)
@@ -311,23 +327,42 @@ impl RedisStore {
             .await
     }
 
-    /// Ends the lease: what this process still has connected is anybody's to repair.
-    pub(super) async fn end_lease(&self) -> RedisResult<()> {
+    /// Ends the lease. Whether anything of this process is left for others to remove.
+    pub(super) async fn end_lease(&self) -> RedisResult<bool> {
         let instance = self.presence.instance.read().await;
+        let has_left = self.presence.leftovers.load(Ordering::Relaxed)
+            || self.presence.departed.load(Ordering::Relaxed)
+            || !instance.stale.is_empty()
+            || !self.presence.live().is_empty();
+        if has_left {
+            self.end_after_grace(&instance.id, LEAVING).await?;
+            return Ok(true);
+        }
         let mut connection = self.link.connection().await;
         redis::cmd("DEL")
             .arg(lease_key(&instance.id))
             .exec_async(&mut connection)
             .await?;
-        let tidy = !self.presence.leftovers.load(Ordering::Relaxed) && instance.stale.is_empty();
-        if tidy && self.presence.live().is_empty() {
-            redis::cmd("SREM")
-                .arg(INSTANCES)
-                .arg(&instance.id)
-                .exec_async(&mut connection)
-                .await?;
-        }
-        Ok(())
+        redis::cmd("SREM")
+            .arg(INSTANCES)
+            .arg(&instance.id)
+            .exec_async(&mut connection)
+            .await?;
+        Ok(false)
+    }
+
+    /// Lets a lease that is still there end after the grace period; `why` it does is its value
+    /// from now on.
+    pub(super) async fn end_after_grace(&self, instance: &str, why: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
+        redis::cmd("SET")
+            .arg(lease_key(instance))
+            .arg(why)
+            .arg("PX")
+            .arg(millis(self.config.grace).max(1))
+            .arg("XX")
+            .exec_async(&mut connection)
+            .await
     }
 
     pub(super) async fn own_instance(&self) -> String {

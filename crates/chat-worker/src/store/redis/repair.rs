@@ -1,46 +1,73 @@
 //! Repair: what a process left connected when it died, put right by one of the others.
 
+use futures_util::{TryStreamExt, stream};
 use redis::RedisResult;
 
 use super::RedisStore;
-use super::presence::{INSTANCES, lease_key, member, presence_key, sockets_key};
+use super::presence::{DEAD, INSTANCES, LEAVING, lease_key, member, presence_key, sockets_key};
+use super::process_mark::is_dead;
 use super::sessions::millis;
 use crate::store::{PresenceChange, StoreError};
 
 /// Sockets repaired per turn; the claim is renewed at each.
 const BATCH: usize = 200;
 
+/// Of those, at the same time.
+const AT_ONCE: usize = 16;
+
 impl RedisStore {
     pub(super) async fn repair_others(&self) -> Result<(), StoreError> {
         let own = self.own_instance().await;
-        for dead in self.bounded(self.dead_instances(&own)).await? {
-            if self.bounded(self.claim(&dead, &own)).await? {
-                self.repair(&dead).await?;
+        let mut others = self.bounded(self.leases()).await?;
+        others.retain(|(id, _)| *id != own);
+        for (id, lease) in others {
+            match lease {
+                None if self.bounded(self.claim(&id, &own)).await? => self.repair(&id).await?,
+                // Its clients are on their way to other processes.
+                Some(mark) if is_dead(&mark) => {
+                    self.bounded(self.end_after_grace(&id, DEAD)).await?
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    async fn dead_instances(&self, own: &str) -> RedisResult<Vec<String>> {
+    /// When no process lives any more: removes what the last ones, this one too, have left.
+    pub(super) async fn repair_if_last(&self) -> Result<(), StoreError> {
+        let leases = self.bounded(self.leases()).await?;
+        let has_ended = |lease: &Option<String>| match lease.as_deref() {
+            None | Some(LEAVING | DEAD) => true,
+            Some(mark) => is_dead(mark),
+        };
+        if !leases.iter().all(|(_, lease)| has_ended(lease)) {
+            return Ok(());
+        }
+        let own = self.own_instance().await;
+        for (id, _) in leases {
+            if self.bounded(self.claim(&id, &own)).await? {
+                self.repair(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every process that may have left something, with its lease unless that has ended.
+    async fn leases(&self) -> RedisResult<Vec<(String, Option<String>)>> {
         let mut connection = self.link.connection().await;
-        let mut listed: Vec<String> = redis::cmd("SMEMBERS")
+        let listed: Vec<String> = redis::cmd("SMEMBERS")
             .arg(INSTANCES)
             .query_async(&mut connection)
             .await?;
-        listed.retain(|id| id != own);
         if listed.is_empty() {
-            return Ok(listed);
+            return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
         for id in &listed {
-            pipe.cmd("EXISTS").arg(lease_key(id));
+            pipe.cmd("GET").arg(lease_key(id));
         }
-        let alive: Vec<bool> = pipe.query_async(&mut connection).await?;
-        Ok(listed
-            .into_iter()
-            .zip(alive)
-            .filter_map(|(id, alive)| (!alive).then_some(id))
-            .collect())
+        let leases: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
+        Ok(listed.into_iter().zip(leases).collect())
     }
 
     /// Whether the repair is ours. The claim ends by itself if we die over it.
@@ -65,11 +92,13 @@ impl RedisStore {
                 break;
             }
             sockets += batch.len();
-            for (socket, owner) in &batch {
-                // Bounded one by one: a batch of many users takes longer than one operation.
-                self.bounded(self.repair_socket(dead, socket, owner))
-                    .await?;
-            }
+            // Bounded one by one: a batch of many users takes longer than one operation.
+            let repairs = batch
+                .iter()
+                .map(|(socket, owner)| Ok(self.bounded(self.repair_socket(dead, socket, owner))));
+            stream::iter(repairs)
+                .try_for_each_concurrent(AT_ONCE, |repair| repair)
+                .await?;
             self.bounded(self.renew_claim(dead)).await?;
         }
         self.bounded(self.forget(dead)).await?;

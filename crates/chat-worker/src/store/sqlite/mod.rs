@@ -17,8 +17,9 @@
 //! **Threads.** Each process has four: one writes, one reads, one tidies up, one beats its heart and
 //! looks whether a process froze that holds a lock. Nothing here blocks the event loop.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis_adapter::Bus;
@@ -92,6 +93,8 @@ pub struct SqliteStoreConfig {
     pub message_ttl: Duration,
     /// How long one operation may take.
     pub operation_timeout: Duration,
+    /// How long the users of a process that has left or died count as connected.
+    pub grace: Duration,
     /// How often a process looks for dead ones.
     pub tend_interval: Duration,
 }
@@ -122,6 +125,8 @@ pub struct SqliteStore {
     live: Arc<Live>,
     writes: Arc<WriteQueue>,
     reads: ReadQueue,
+    /// Dead processes whose users are expected back, and since when.
+    noticed_dead: Mutex<HashMap<String, Instant>>,
     _threads: Threads,
 }
 
@@ -169,6 +174,7 @@ impl SqliteStore {
             live,
             writes,
             reads,
+            noticed_dead: Mutex::default(),
         }))
     }
 
@@ -255,25 +261,48 @@ impl SqliteStore {
             let done = self.write(|reply| Write::PutRight { reply }).await;
             done.inspect_err(|_| self.live.set_differs())?;
         }
-        for dead in self.dead_instances().await? {
-            loop {
-                let repaired = self.write(|reply| Write::Repair {
-                    dead: dead.clone(),
-                    reply,
-                });
-                if !repaired.await? {
-                    break;
-                }
-            }
-            process_file::remove_dead(&self.config.data_dir, &dead);
+        let mut dead = self.dead_instances().await?;
+        dead.retain(|instance| instance != self.process.instance());
+        for dead in self.dead_for_long(dead) {
+            self.repair(dead).await?;
         }
         Ok(self.live.take_found())
+    }
+
+    /// Those whose death was noticed longer ago than the grace period: the clients of the others are
+    /// on their way to other processes.
+    fn dead_for_long(&self, dead: Vec<String>) -> Vec<String> {
+        let now = Instant::now();
+        let mut noticed = self
+            .noticed_dead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        noticed.retain(|instance, _| dead.contains(instance));
+        let long = |instance: &String| {
+            let since = noticed.entry(instance.clone()).or_insert(now);
+            now.duration_since(*since) >= self.config.grace
+        };
+        dead.into_iter().filter(long).collect()
+    }
+
+    /// Removes what a dead process left.
+    async fn repair(&self, dead: String) -> Result<(), StoreError> {
+        loop {
+            let repaired = self.write(|reply| Write::Repair {
+                dead: dead.clone(),
+                reply,
+            });
+            if !repaired.await? {
+                break;
+            }
+        }
+        process_file::remove_dead(&self.config.data_dir, &dead);
+        Ok(())
     }
 
     /// Processes that ended without clearing up after themselves.
     async fn dead_instances(&self) -> Result<Vec<String>, StoreError> {
         let data_dir = self.config.data_dir.clone();
-        let own = self.process.instance().to_owned();
         let unreadable = |error: std::io::Error| StoreError::Unavailable(error.to_string());
         let found = self.read(move |connection| {
             let known = presence::instances(connection)?;
@@ -284,7 +313,6 @@ impl SqliteStore {
                         dead.push(instance);
                     }
                 }
-                dead.retain(|instance| *instance != own);
                 Ok(dead)
             })())
         });
@@ -293,7 +321,14 @@ impl SqliteStore {
 
     async fn end(&self) -> Result<(), StoreError> {
         self.write(|reply| Write::Leave { reply }).await?;
+        // Before the look: of several that end at the same time the last sees that it is.
         self.process.end();
+        let nobody_lives = process_file::all_are_dead(&self.config.data_dir);
+        if nobody_lives.is_ok_and(|nobody| nobody) {
+            for dead in self.dead_instances().await? {
+                self.repair(dead).await?;
+            }
+        }
         Ok(())
     }
 }
@@ -408,6 +443,10 @@ impl Store for SqliteStore {
 
     fn tend_interval(&self) -> Duration {
         self.config.tend_interval
+    }
+
+    fn leave_behind(&self, socket: &str) {
+        self.live.sockets().remove(socket);
     }
 
     fn leave(&self) -> StoreFuture<'_, ()> {

@@ -271,6 +271,16 @@ pub(super) fn repair(
     Ok(more)
 }
 
+/// Forgets an instance that has no sockets in the table.
+pub(super) fn forget_unless_left(connection: &Connection, instance: &str) -> rusqlite::Result<()> {
+    if sockets_of(connection, instance, 1)?.is_empty() {
+        connection
+            .prepare_cached(REMOVE_INSTANCE)?
+            .execute([instance])?;
+    }
+    Ok(())
+}
+
 /// Makes the table say what this process has connected, after writes of it have failed.
 pub(super) fn put_right(
     connection: &Connection,

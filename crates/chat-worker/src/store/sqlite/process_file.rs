@@ -136,6 +136,11 @@ pub(super) fn dead(data_dir: &Path) -> io::Result<Vec<String>> {
     Ok(dead)
 }
 
+/// Whether none lives of those with a file.
+pub(super) fn all_are_dead(data_dir: &Path) -> io::Result<bool> {
+    Ok(dead(data_dir)?.len() == all(data_dir)?.len())
+}
+
 /// Removes a dead process's file; one that cannot be removed stays among the dead.
 pub(super) fn remove_dead(data_dir: &Path, instance: &str) {
     let removed = path(data_dir, instance).and_then(|path| {

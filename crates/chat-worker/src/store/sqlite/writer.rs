@@ -378,10 +378,7 @@ impl Writer {
                 Outcome::Repaired(changes, more)
             }
             Write::Leave { .. } => {
-                if self.live.sockets().is_empty() {
-                    let gone = connection.prepare_cached(presence::REMOVE_INSTANCE)?;
-                    { gone }.execute([instance])?;
-                }
+                presence::forget_unless_left(connection, instance)?;
                 Outcome::Nothing
             }
             Write::Probe => {
