@@ -121,6 +121,16 @@ pub(crate) struct Options {
     #[arg(long, env = "CHAT_CLUSTER_SHARDED_PUBSUB", hide_env_values = true)]
     pub(crate) sharded_pubsub: bool,
 
+    /// With Redis: how many of its replicas must have a message before it is acknowledged
+    #[arg(
+        long,
+        value_name = "N",
+        env = "CHAT_CLUSTER_REDIS_WAIT",
+        hide_env_values = true,
+        default_value = "0"
+    )]
+    pub(crate) redis_wait: u32,
+
     /// Without Redis: where sessions and messages are kept [default:
     /// $STATE_DIRECTORY as systemd sets it, $XDG_STATE_HOME/chat-cluster, or
     /// ~/.local/state/chat-cluster]

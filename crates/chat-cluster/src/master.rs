@@ -45,6 +45,9 @@ impl Settings {
                 "--sharded-pubsub needs a Redis Cluster: --redis redis+cluster://...".to_owned(),
             );
         }
+        if options.redis_wait > 0 && !worker.is_shared() {
+            return Err("--redis-wait needs --redis: it waits for its replicas".to_owned());
+        }
         if options.workspace_policy == WorkspacePolicyChoice::RedisSet && !worker.is_shared() {
             return Err(
                 "--workspace-policy redis-set needs --redis: the sets are there".to_owned(),

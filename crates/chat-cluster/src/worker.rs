@@ -1,5 +1,6 @@
 //! A worker process: the chat behind the master's sockets.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub(crate) struct WorkerSettings {
     store: StoreChoice,
     adapter_key: String,
     sharded_pubsub: bool,
+    redis_wait: Option<NonZeroU32>,
     cors_origins: Vec<String>,
     publish_tokens: Vec<String>,
     workspace_policy: WorkspacePolicy,
@@ -174,6 +176,7 @@ impl WorkerSettings {
             store,
             adapter_key: options.adapter_key.clone(),
             sharded_pubsub: options.sharded_pubsub,
+            redis_wait: NonZeroU32::new(options.redis_wait),
             cors_origins: options.cors_origin.clone(),
             publish_tokens,
             workspace_policy: options.workspace_policy.into(),
@@ -208,6 +211,7 @@ impl WorkerSettings {
         config.name = Some(name_among_servers);
         config.adapter_key.clone_from(&self.adapter_key);
         config.sharded_pubsub = self.sharded_pubsub;
+        config.redis_wait = self.redis_wait;
         config.cors_origins.clone_from(&self.cors_origins);
         config.publish_tokens.clone_from(&self.publish_tokens);
         config.workspace_policy = self.workspace_policy;

@@ -89,6 +89,7 @@ fn start_redis(url: &RedisUrl, config: &ChatConfig) -> Result<Parts, StartError>
             lease: config.presence_lease,
             grace: config.presence_grace,
             tend_interval: config.presence_interval,
+            replicas: config.redis_wait,
             sharded_pubsub: config.sharded_pubsub,
         },
     )?;

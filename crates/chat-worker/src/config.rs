@@ -1,5 +1,6 @@
 //! What an operator can choose about the chat.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -46,6 +47,8 @@ pub struct ChatConfig {
     pub workspace_policy: WorkspacePolicy,
     /// How long one operation of the store may take. Default 2 s.
     pub store_timeout: Duration,
+    /// With Redis: how many replicas must have a message before it is acknowledged. Default none.
+    pub redis_wait: Option<NonZeroU32>,
     /// With Redis: after how much silence a worker counts as dead, and its users as gone. Default
     /// 15 s. (Processes of one machine know of each other's death sooner.)
     pub presence_lease: Duration,
@@ -76,6 +79,7 @@ impl ChatConfig {
             publish_tokens: Vec::new(),
             workspace_policy: WorkspacePolicy::default(),
             store_timeout: Duration::from_secs(2),
+            redis_wait: None,
             presence_lease: Duration::from_secs(15),
             presence_grace: Duration::from_secs(5),
             presence_interval: Duration::from_secs(5),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value,
 };
@@ -65,6 +65,23 @@ impl RedisConnection {
                 let random = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
                 let slots = connection.route_command(ask, random).await?;
                 primaries_of(&slots).ok_or_else(|| unexpected("no list of slots"))
+            }
+        }
+    }
+
+    /// Sends the commands of a pipeline to the server that has `key`, in one piece.
+    pub(crate) async fn at_the_server_of(
+        &mut self,
+        key: &str,
+        pipeline: Pipeline,
+    ) -> RedisResult<Vec<Value>> {
+        let count = pipeline.len();
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(&pipeline, 0, count).await,
+            Self::Cluster(connection) => {
+                let route = Route::with_key(key, SlotAddr::Master);
+                let server = SingleNodeRoutingInfo::SpecificNode(route);
+                connection.route_pipeline(pipeline, 0, count, server).await
             }
         }
     }

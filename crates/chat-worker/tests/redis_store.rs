@@ -419,6 +419,42 @@ async fn a_message_is_announced_with_the_recipients_copy_and_once() {
     assert_eq!(next(), ("to".into(), "last".into()));
 }
 
+/// Then both lists and the announcement are written in one step, with the time that Redis gives.
+#[tokio::test]
+async fn an_announcement_gets_the_time_at_which_its_message_was_stored() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    let mut redis = server.inspect();
+    let mut listener = server.inspect();
+    let mut heard = listener.as_pubsub();
+    heard.subscribe(&["to"]).unwrap();
+    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (id, to) in [("m1", "b"), ("m2", "a"), ("m3", "b")] {
+        let announce = Box::new(|at: u64| {
+            let payload = [b"<", &at.to_be_bytes()[..], b">"].concat().into();
+            let channel = "to".into();
+            vec![Publication { channel, payload }]
+        });
+        let new = message(id, "a", to);
+        let stored = store.append(new.clone(), announce).await.unwrap();
+        assert!(stored.fresh);
+        let payload: Vec<u8> = heard.get_message().unwrap().get_payload().unwrap();
+        assert_eq!(payload, [b"<", &stored.at.to_be_bytes()[..], b">"].concat());
+        let last: String = redis.lindex(format!("messages:{to}"), -1).unwrap();
+        assert_eq!(
+            Message::from_entry(last.as_bytes()),
+            Some(new.clone().stored(stored.at))
+        );
+        let again = store.append(new, unannounced()).await.unwrap();
+        assert_eq!((again.fresh, again.at), (false, stored.at));
+    }
+    let lens: (u64, u64) = (
+        redis.llen("messages:a").unwrap(),
+        redis.llen("messages:b").unwrap(),
+    );
+    assert_eq!(lens, (3, 2));
+}
+
 #[tokio::test]
 async fn half_of_a_message_is_completed_by_sending_it_again() {
     let server = RedisServer::start();
@@ -491,13 +527,13 @@ async fn a_frozen_redis_costs_bounded_time_and_nothing_else() {
         .append(message("m1", "a", "b"), unannounced())
         .await
         .unwrap();
-    signal(&server, "STOP");
+    server.signal("STOP");
     let asked = Instant::now();
     let lost = store.append(message("m2", "a", "b"), unannounced()).await;
     assert!(lost.is_err());
     assert!(asked.elapsed() < Duration::from_secs(5));
     wait_for_health(&store, false).await;
-    signal(&server, "CONT");
+    server.signal("CONT");
     wait_for_health(&store, true).await;
     store
         .append(message("m2", "a", "b"), unannounced())
@@ -511,13 +547,63 @@ async fn a_frozen_redis_costs_bounded_time_and_nothing_else() {
     assert_eq!(read.len(), 2, "nothing twice: {read:?}");
 }
 
-fn signal(server: &RedisServer, signal: &str) {
-    let done = std::process::Command::new("kill")
-        .arg(format!("-{signal}"))
-        .arg(server.pid().to_string())
-        .status()
+/// Each would only wait, and take memory meanwhile.
+#[tokio::test]
+async fn of_a_redis_that_stays_silent_nothing_more_is_asked() {
+    let server = RedisServer::start();
+    let config = RedisStoreConfig {
+        operation_timeout: Duration::from_secs(1),
+        ..quick()
+    };
+    let store = store(&server, config);
+    wait_for_health(&store, true).await;
+    server.signal("STOP");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let asked = Instant::now();
+        assert!(store.users().await.is_err());
+        // Far less than an operation may take.
+        if asked.elapsed() < Duration::from_millis(100) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is still asked");
+    }
+    server.signal("CONT");
+    wait_for_health(&store, true).await;
+    store.users().await.unwrap();
+}
+
+/// The name of a primary may lead to another server after a failover, while the connection stays
+/// with the old one.
+#[tokio::test]
+async fn a_redis_that_is_a_replica_now_is_connected_to_anew() {
+    let server = RedisServer::start();
+    let store = store(&server, quick());
+    store.connect(&session("u"), "s1").await.unwrap();
+    let mut redis = server.inspect();
+    let connections = |redis: &mut redis::Connection| -> u64 {
+        let info: redis::InfoDict = redis::cmd("INFO").arg("stats").query(redis).unwrap();
+        info.get("total_connections_received").unwrap()
+    };
+    let before = connections(&mut redis);
+    let replica_of = |redis: &mut redis::Connection, primary: [&str; 2]| {
+        let () = redis::cmd("REPLICAOF").arg(&primary).query(redis).unwrap();
+    };
+    replica_of(&mut redis, ["127.0.0.1", "1"]);
+    let deadline = Instant::now() + PATIENCE;
+    while connections(&mut redis) == before {
+        assert!(Instant::now() < deadline, "it stays with the replica");
+        let refused = store.append(message("m", "a", "b"), unannounced()).await;
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("read only"), "{why}");
+        assert_eq!(*store.health().borrow(), Health::Up, "it can be read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    replica_of(&mut redis, ["NO", "ONE"]);
+    store
+        .append(message("m", "a", "b"), unannounced())
+        .await
         .unwrap();
-    assert!(done.success());
 }
 
 #[tokio::test]
@@ -533,9 +619,9 @@ async fn an_end_that_could_not_be_stored_is_made_good() {
     store.connect(&stays, "s2").await.unwrap();
     store.tend().await.unwrap();
     other.tend().await.unwrap();
-    signal(&server, "STOP");
+    server.signal("STOP");
     store.disconnect(&goes, "s1").await.unwrap_err();
-    signal(&server, "CONT");
+    server.signal("CONT");
     wait_for_health(&store, true).await;
     let deadline = Instant::now() + PATIENCE;
     let mut told = Vec::new();

@@ -201,7 +201,7 @@ async fn a_message_is_announced_once_and_before_it_is_acknowledged() {
     let announce = |id: &str| -> Announce {
         let channel = id.to_owned();
         Box::new(move |at| {
-            let payload = at.to_string().into();
+            let (channel, payload) = (channel.clone(), at.to_string().into());
             vec![Publication { channel, payload }]
         })
     };

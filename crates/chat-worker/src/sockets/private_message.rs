@@ -38,7 +38,8 @@ async fn send(
     };
     let own_room = event.socket.id.to_string();
     let (announcer, announced) = (sockets.clone(), new.clone());
-    let announce = Box::new(move |at| announcer.announcements(&announced.stored(at), &own_room));
+    let announce =
+        Box::new(move |at| announcer.announcements(&announced.clone().stored(at), &own_room));
     let stored = event.ask(sockets.store.append(new, announce)).await?;
     // What is caught up after a gap is for all of the user's sockets; this one knows it.
     lane.heard.note(&lane.session.user, &id);

@@ -26,8 +26,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 
 /// Makes what is published of a stored message, given when it was stored, in milliseconds since
 /// the epoch. Owned, because a store may call it on a thread of its own, after its caller has given
-/// up waiting.
-pub type Announce = Box<dyn FnOnce(u64) -> Vec<Publication> + Send>;
+/// up waiting. A store may also call it with another time, and put the right one in its place.
+pub type Announce = Box<dyn Fn(u64) -> Vec<Publication> + Send + Sync>;
 
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]

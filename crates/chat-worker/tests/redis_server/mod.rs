@@ -19,6 +19,13 @@ impl RedisServer {
         server
     }
 
+    /// With more settings.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        let mut server = Self::stopped();
+        server.launch_with(settings);
+        server
+    }
+
     /// Only the place where one may come to be.
     pub(crate) fn stopped() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -26,12 +33,17 @@ impl RedisServer {
     }
 
     pub(crate) fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    fn launch_with(&mut self, settings: &[&str]) {
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no"])
             .arg("--unixsocket")
             .arg(self.socket())
             .arg("--dir")
             .arg(self.dir.path())
+            .args(settings)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
@@ -53,6 +65,15 @@ impl RedisServer {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
+    }
+
+    /// Sends the process a signal by its name, as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.pid().to_string())
+            .status();
+        assert!(done.expect("kill runs").success());
     }
 
     pub(crate) fn pid(&self) -> u32 {

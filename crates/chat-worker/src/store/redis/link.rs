@@ -3,10 +3,11 @@
 //! redis's own connection manager is not used because it gives up after some tries, keeps a
 //! failed login for ever, and does not notice a peer that is silent.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redis::{RedisError, RedisResult};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -21,6 +22,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// word is not noticed in another way. A Redis that is only frozen is back on the old one sooner.
 const PINGS_LOST: u32 = 5;
 
+/// A connection to a replica, which refuses writes, is kept for that long.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -34,6 +38,10 @@ struct Shared {
     connected: Notify,
     broken: Notify,
     health: watch::Sender<Health>,
+    /// Since when it does not answer.
+    away_since: Mutex<Option<Instant>>,
+    /// The server does not take writes any more: it is a replica now.
+    is_replica: AtomicBool,
 }
 
 impl Drop for Link {
@@ -50,6 +58,8 @@ impl Link {
             connected: Notify::new(),
             broken: Notify::new(),
             health: watch::Sender::new(Health::Down(format!("not connected to {name} yet"))),
+            away_since: Mutex::new(Some(Instant::now())),
+            is_replica: AtomicBool::new(false),
         });
         let keeper = tokio::spawn(keep(shared.clone(), url, name, timeout)).abort_handle();
         Self { shared, keeper }
@@ -71,10 +81,25 @@ impl Link {
         }
     }
 
-    /// An operation failed: makes a new connection if this one is lost.
+    /// Why Redis cannot be asked, when it has not answered for as long as that.
+    pub(super) fn is_away_for(&self, time: Duration) -> Option<String> {
+        let since = *self.shared.lock_away_since();
+        if since.is_none_or(|since| since.elapsed() < time) {
+            return None;
+        }
+        match &*self.shared.health.borrow() {
+            Health::Up => None,
+            Health::Down(why) => Some(why.clone()),
+        }
+    }
+
+    /// An operation failed: makes a new connection if this one is lost, or leads to a replica.
     pub(super) fn failed(&self, error: &RedisError) {
         tracing::debug!(%error, "a Redis command failed");
-        if error.is_unrecoverable_error() && !error.is_timeout() {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+            self.shared.is_replica.store(true, Ordering::Relaxed);
+            self.shared.broken.notify_one();
+        } else if error.is_unrecoverable_error() && !error.is_timeout() {
             self.shared.broken.notify_one();
         }
     }
@@ -89,12 +114,24 @@ impl Shared {
         *self.lock() = connection;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<RedisConnection>> {
+    fn lock(&self) -> MutexGuard<'_, Option<RedisConnection>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_away_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes the health; says a change of it in the log once.
     fn report(&self, name: &str, health: Health) {
+        let mut since = self.lock_away_since();
+        match health {
+            Health::Up => *since = None,
+            Health::Down(_) => *since = since.or_else(|| Some(Instant::now())),
+        }
+        drop(since);
         self.health.send_if_modified(|old| {
             if *old == health {
                 return false;
@@ -127,9 +164,19 @@ async fn keep(shared: Arc<Shared>, url: RedisUrl, name: String, timeout: Duratio
                 shared.set(Some(connection.clone()));
                 shared.report(&name, Health::Up);
                 shared.connected.notify_waiters();
-                let why = watch_over(&shared, &name, connection, timeout).await;
-                shared.set(None);
-                shared.report(&name, Health::Down(why));
+                match watch_over(&shared, &name, connection, timeout).await {
+                    Ended::Lost(why) => {
+                        shared.set(None);
+                        shared.report(&name, Health::Down(why));
+                    }
+                    // It can still be read while the next one is made.
+                    Ended::IsReplica => {
+                        tracing::debug!(
+                            redis = name,
+                            "this Redis is a replica now; connecting anew"
+                        );
+                    }
+                }
             }
             Err(error) => {
                 if !said {
@@ -151,16 +198,29 @@ async fn connect(url: &RedisUrl, timeout: Duration) -> RedisResult<RedisConnecti
     Ok(connection)
 }
 
-/// Returns when the connection is lost, with the reason.
+/// Why a connection is not used any more.
+enum Ended {
+    Lost(String),
+    /// The name may lead to the new primary by now.
+    IsReplica,
+}
+
+/// Returns when the connection is of no use any more.
 async fn watch_over(
     shared: &Shared,
     name: &str,
     mut connection: RedisConnection,
     timeout: Duration,
-) -> String {
+) -> Ended {
+    let began = Instant::now();
     let mut lost = 0;
     loop {
         let _ = tokio::time::timeout(PING_INTERVAL, shared.broken.notified()).await;
+        // While it leads to the same one, that is asked again and again.
+        if shared.is_replica.load(Ordering::Relaxed) && began.elapsed() >= REPLICA_PATIENCE {
+            shared.is_replica.store(false, Ordering::Relaxed);
+            return Ended::IsReplica;
+        }
         match redis::cmd("PING").exec_async(&mut connection).await {
             Ok(()) => {
                 lost = 0;
@@ -169,11 +229,11 @@ async fn watch_over(
             Err(error) if error.is_timeout() => {
                 lost += 1;
                 if lost >= PINGS_LOST {
-                    return format!("no answer for {:?}", timeout * PINGS_LOST);
+                    return Ended::Lost(format!("no answer for {:?}", timeout * PINGS_LOST));
                 }
                 shared.report(name, Health::Down("it does not answer".into()));
             }
-            Err(error) if error.is_unrecoverable_error() => return error.to_string(),
+            Err(error) if error.is_unrecoverable_error() => return Ended::Lost(error.to_string()),
             // It answers, but not what we need (a replica being promoted, out of memory …).
             Err(error) => shared.report(name, Health::Down(error.to_string())),
         }

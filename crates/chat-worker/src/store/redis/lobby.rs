@@ -4,7 +4,7 @@ use redis::RedisResult;
 use serde_json::json;
 
 use super::RedisStore;
-use super::messages::DEDUPE_WINDOW;
+use super::send::DEDUPE_WINDOW;
 use super::sessions::millis;
 use crate::chat::lobby::{CHANNEL, KEPT, Line, NewLine, Said, look_back};
 use crate::store::Stored;

@@ -17,6 +17,7 @@
 //! No command touches two keys of different hash slots, and nothing is read in the same round
 //! trip as a write that it depends on in another slot.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 use self::link::Link;
 use self::presence::Presence;
+use self::replicas::Replicas;
 use super::{
     Announce, Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture,
     Stored,
@@ -41,10 +43,12 @@ mod messages;
 mod presence;
 mod process_mark;
 mod repair;
+mod replicas;
+mod send;
 mod sessions;
 
 pub(crate) use lobby::LOG as LOBBY_LOG;
-pub(crate) use messages::DEDUPE_WINDOW;
+pub(crate) use send::DEDUPE_WINDOW;
 
 /// How a [`RedisStore`] behaves.
 #[derive(Debug, Clone)]
@@ -62,6 +66,8 @@ pub struct RedisStoreConfig {
     pub grace: Duration,
     /// How often a process says that it lives, and looks for dead ones. Default 5 s.
     pub tend_interval: Duration,
+    /// How many replicas must have a message before it is acknowledged. Default none.
+    pub replicas: Option<NonZeroU32>,
     /// What is announced goes over sharded pub/sub of a Redis Cluster. Default false.
     pub sharded_pubsub: bool,
 }
@@ -75,6 +81,7 @@ impl Default for RedisStoreConfig {
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(5),
             tend_interval: Duration::from_secs(5),
+            replicas: None,
             sharded_pubsub: false,
         }
     }
@@ -85,6 +92,10 @@ pub struct RedisStore {
     link: Link,
     config: RedisStoreConfig,
     presence: Presence,
+    is_cluster: bool,
+    /// When replicas are waited for.
+    replicas: Option<Replicas>,
+    send: redis::Script,
     append: redis::Script,
     say: redis::Script,
     write_session: redis::Script,
@@ -99,10 +110,17 @@ impl RedisStore {
     /// # Errors
     /// When the system has no randomness for the id of this process.
     pub fn start(url: RedisUrl, config: RedisStoreConfig) -> Result<Arc<Self>, NoRandomness> {
+        let timeout = config.operation_timeout;
+        let replicas = config
+            .replicas
+            .map(|count| Replicas::start(url.clone(), count, timeout));
         Ok(Arc::new(Self {
-            link: Link::start(url, config.operation_timeout),
+            is_cluster: url.is_cluster(),
+            replicas,
+            link: Link::start(url, timeout),
+            send: redis::Script::new(send::SEND),
             presence: Presence::new()?,
-            append: redis::Script::new(messages::APPEND),
+            append: redis::Script::new(send::APPEND),
             say: redis::Script::new(lobby::SAY),
             write_session: redis::Script::new(sessions::WRITE),
             end_session: redis::Script::new(sessions::END),
@@ -111,12 +129,16 @@ impl RedisStore {
         }))
     }
 
-    /// Runs an operation within the bound of time.
+    /// Runs an operation within the bound of time. While Redis has not answered for that long, none
+    /// is begun: it would only wait, and take memory.
     fn bounded<'a, T>(
         &'a self,
         operation: impl Future<Output = redis::RedisResult<T>> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
+            if let Some(why) = self.link.is_away_for(self.config.operation_timeout) {
+                return Err(StoreError::Unavailable(why));
+            }
             match tokio::time::timeout(self.config.operation_timeout, operation).await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => {
