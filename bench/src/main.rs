@@ -8,6 +8,7 @@ mod clock;
 mod delivery;
 mod drive;
 mod generator;
+mod kept;
 mod much_stored;
 mod open_files;
 mod pace;

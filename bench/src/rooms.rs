@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::client::target::Target;
 use crate::client::websocket::WebSocket;
 use crate::clock;
+use crate::kept::keep;
 use crate::pace::Pace;
 use crate::proc::{self, Role};
 use crate::progress::Progress;
@@ -133,7 +134,7 @@ impl RoomCost {
                         servers,
                         cost,
                     });
-                    self.keep(&results)?;
+                    keep(&results, &self.save)?;
                     progress.step_done();
                 }
             }
@@ -141,15 +142,6 @@ impl RoomCost {
         drop(progress);
         print!("{}", table(&results, &self.workers)?);
         Ok(())
-    }
-
-    fn keep(&self, results: &Results) -> anyhow::Result<()> {
-        if let Some(folder) = self.save.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_string(results)?;
-        std::fs::write(&self.save, text)
-            .with_context(|| format!("cannot write {}", self.save.display()))
     }
 
     async fn with_rooms(&self, workers: u16) -> anyhow::Result<Cost> {
@@ -284,12 +276,12 @@ fn table(results: &Results, servers: &[u16]) -> anyhow::Result<String> {
             let rounds = || 0..rounds.unwrap_or_default();
             let cell = |of: fn(&Cost) -> f64, decimals| {
                 let costs = rounds().filter_map(|round| cost(round, *count));
-                spread(costs.map(|cost| of(&cost)), decimals)
+                Spread::cell_of(costs.map(|cost| of(&cost)), decimals)
             };
             let ratio = |of: fn(&Cost) -> f64| {
                 let ratios = rounds()
                     .filter_map(|round| Some(of(&cost(round, *count)?) / of(&cost(round, first)?)));
-                spread(ratios, 2)
+                Spread::cell_of(ratios, 2)
             };
             let workers = if way == Way::Rooms {
                 let micros = |cost: &Cost| cost.workers_micros;
@@ -313,13 +305,6 @@ fn table(results: &Results, servers: &[u16]) -> anyhow::Result<String> {
         }
     }
     Ok(text)
-}
-
-/// Without a range when all values look the same.
-fn spread(values: impl Iterator<Item = f64>, decimals: u32) -> String {
-    let factor = 10_f64.powi(decimals as i32);
-    let spread = Spread::of(values.map(|value| (value * factor).round() / factor));
-    spread.map_or(String::new(), |spread| spread.cell(decimals as usize))
 }
 
 /// Publishes, and keeps count of what Redis answers to it.
@@ -793,7 +778,6 @@ mod tests {
         };
         let table = table(&results, &[2, 4]).unwrap();
         assert!(table.contains("of 2 rounds"), "{table}");
-        assert_eq!(spread([243.9, 244.1].into_iter(), 0), "244");
         let row = table
             .lines()
             .find(|line| line.contains("| 4 subscribers"))

@@ -71,6 +71,15 @@ impl Spread {
         let (least, most) = (thousands(least, decimals), thousands(most, decimals));
         format!("{median} ({least}–{most})")
     }
+
+    /// The same of these values, without a range when all look the same; a dash of none.
+    pub(crate) fn cell_of(values: impl IntoIterator<Item = f64>, decimals: usize) -> String {
+        let factor = 10_f64.powi(decimals as i32);
+        let rounded = values
+            .into_iter()
+            .map(|value| (value * factor).round() / factor);
+        Spread::of(rounded).map_or("–".to_owned(), |spread| spread.cell(decimals))
+    }
 }
 
 /// With commas.
