@@ -68,6 +68,11 @@ bench-rooms: tools-redis build ## what a message to one of 20,000 rooms costs Re
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench rooms
 
+.PHONY: bench-outage
+bench-outage: tools-redis build ## Redis stands still for 30 s: what clients are told, and how soon all is well again
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench outage
+
 .PHONY: bench-relay
 bench-relay: build ## a request that is relayed from one worker to another, beside one that is not
 	cargo build --release --locked --package chat-cluster-bench

@@ -12,6 +12,7 @@ use tokio::task::LocalSet;
 use crate::client::chat::Transport;
 use crate::drive::{self, drive};
 use crate::much_stored::MuchStored;
+use crate::outage::Outage;
 use crate::peers::alone::Fault;
 use crate::proc::{Role, Scope};
 use crate::profile;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Relay(RelayOptions),
     /// What a message to one of very many rooms costs Redis, by the number of workers
     Rooms(RoomsOptions),
+    /// Redis stands still for a while: what clients are told, and how soon all is well again
+    Outage(OutageOptions),
     /// One process of the load; told what to do on standard input
     #[command(hide = true)]
     Generate,
@@ -389,6 +392,47 @@ pub(crate) async fn rooms(options: &RoomsOptions) -> anyhow::Result<()> {
         rounds: options.rounds,
         workers: options.workers.clone(),
         rooms: options.rooms,
+        rate: options.rate,
+        time: Duration::from_secs(options.seconds),
+        save: options.save.clone(),
+    };
+    let tasks = LocalSet::new();
+    tokio::select! {
+        done = tasks.run_until(run.run()) => done,
+        signal = interruption() => signal,
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutageOptions {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    users: u32,
+
+    /// Messages a second
+    #[arg(long, default_value = "500", value_parser = rate)]
+    rate: f64,
+
+    /// Seconds for which Redis stands still
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    /// Where the measurements are kept, as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/bench/outage.json")]
+    save: PathBuf,
+
+    #[command(flatten)]
+    programs: ProgramOptions,
+}
+
+/// Has outages one after the other.
+pub(crate) async fn outage(options: &OutageOptions) -> anyhow::Result<()> {
+    let run = Outage {
+        programs: options.programs.programs()?,
+        rounds: options.rounds,
+        users: options.users,
         rate: options.rate,
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),

@@ -5,12 +5,16 @@
 mod cli;
 mod client;
 mod clock;
+mod correspondence;
 mod delivery;
 mod drive;
+mod frozen;
 mod generator;
 mod kept;
+mod memory;
 mod much_stored;
 mod open_files;
+mod outage;
 mod pace;
 mod peers;
 mod proc;
@@ -63,6 +67,7 @@ fn run() -> anyhow::Result<()> {
         Command::Profile(options) => runtime()?.block_on(cli::profile(options)),
         Command::Relay(options) => runtime()?.block_on(cli::relay(options)),
         Command::Rooms(options) => runtime()?.block_on(cli::rooms(&options)),
+        Command::Outage(options) => runtime()?.block_on(cli::outage(&options)),
         Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
         Command::Generate => generator::run(),
         Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),

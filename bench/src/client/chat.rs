@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,38 @@ impl<'a> Event<'a> {
             _ => Event::Other,
         };
         Ok(event)
+    }
+}
+
+/// What an ack says of a message.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Answer<'a> {
+    Stored,
+    /// With the error's code.
+    Refused(Cow<'a, str>),
+}
+
+impl<'a> Answer<'a> {
+    /// Reads `[{"ok":true,…}]` or `[{"ok":false,"error":{"code":…}}]`.
+    pub(crate) fn read(json: &'a str) -> anyhow::Result<Answer<'a>> {
+        #[derive(Deserialize)]
+        struct Ack<'a> {
+            ok: bool,
+            #[serde(borrow)]
+            error: Option<Error<'a>>,
+        }
+        #[derive(Deserialize)]
+        struct Error<'a> {
+            #[serde(borrow)]
+            code: Cow<'a, str>,
+        }
+        let [ack]: [Ack<'a>; 1] =
+            serde_json::from_str(json).with_context(|| format!("not an answer: {json:.100}"))?;
+        Ok(match (ack.ok, ack.error) {
+            (true, _) => Answer::Stored,
+            (false, Some(error)) => Answer::Refused(error.code),
+            (false, None) => Answer::Refused("no code".into()),
+        })
     }
 }
 
@@ -279,5 +311,14 @@ mod tests {
         assert!(matches!(left, Event::UserDisconnected(id) if id == "u"));
         assert!(matches!(read(r#"["chat",1]"#), Event::Other));
         assert!(Event::read("nonsense").is_err());
+    }
+
+    #[test]
+    fn answers_are_read() {
+        let read = |json| Answer::read(json).unwrap();
+        assert_eq!(read(r#"[{"ok":true,"id":"m1","at":5}]"#), Answer::Stored);
+        let refused = r#"[{"ok":false,"error":{"code":"unavailable","message":"é"}}]"#;
+        assert_eq!(read(refused), Answer::Refused("unavailable".into()));
+        assert!(Answer::read("[]").is_err());
     }
 }
