@@ -73,6 +73,11 @@ bench-outage: tools-redis build ## Redis stands still for 30 s: what clients are
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench outage
 
+.PHONY: bench-stalled-reader
+bench-stalled-reader: tools-redis build ## a client that does not read: what it costs its worker and the others
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench stalled-reader
+
 .PHONY: bench-relay
 bench-relay: build ## a request that is relayed from one worker to another, beside one that is not
 	cargo build --release --locked --package chat-cluster-bench

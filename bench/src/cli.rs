@@ -22,6 +22,7 @@ use crate::rooms::RoomCost;
 use crate::scenario::{CONNECTIONS, CONTENT, Scenario, Spec, WINDOW};
 use crate::server::{Kind, Programs, Server, ServerSpec};
 use crate::side_by_side;
+use crate::stalled_reader::StalledReader;
 
 /// Load on Socket.IO servers that speak chat-cluster's private messaging.
 #[derive(Debug, Parser)]
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Rooms(RoomsOptions),
     /// Redis stands still for a while: what clients are told, and how soon all is well again
     Outage(OutageOptions),
+    /// One user does not read what is sent to it: what that costs its worker and the others
+    StalledReader(StalledReaderOptions),
     /// One process of the load; told what to do on standard input
     #[command(hide = true)]
     Generate,
@@ -434,6 +437,42 @@ pub(crate) async fn outage(options: &OutageOptions) -> anyhow::Result<()> {
         rounds: options.rounds,
         users: options.users,
         rate: options.rate,
+        time: Duration::from_secs(options.seconds),
+        save: options.save.clone(),
+    };
+    let tasks = LocalSet::new();
+    tokio::select! {
+        done = tasks.run_until(run.run()) => done,
+        signal = interruption() => signal,
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StalledReaderOptions {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// Seconds for which the reader stalls
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    /// Where the measurements are kept, as JSON
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/bench/stalled-reader.json"
+    )]
+    save: PathBuf,
+
+    #[command(flatten)]
+    programs: ProgramOptions,
+}
+
+/// Measures with a reader that reads and one that stalls in turns.
+pub(crate) async fn stalled_reader(options: &StalledReaderOptions) -> anyhow::Result<()> {
+    let run = StalledReader {
+        programs: options.programs.programs()?,
+        rounds: options.rounds,
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };

@@ -24,7 +24,9 @@ mod relay;
 mod rooms;
 mod scenario;
 mod server;
+mod server_end;
 mod side_by_side;
+mod stalled_reader;
 mod tally;
 
 use std::process::ExitCode;
@@ -68,6 +70,7 @@ fn run() -> anyhow::Result<()> {
         Command::Relay(options) => runtime()?.block_on(cli::relay(options)),
         Command::Rooms(options) => runtime()?.block_on(cli::rooms(&options)),
         Command::Outage(options) => runtime()?.block_on(cli::outage(&options)),
+        Command::StalledReader(options) => runtime()?.block_on(cli::stalled_reader(&options)),
         Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
         Command::Generate => generator::run(),
         Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),

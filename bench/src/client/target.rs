@@ -20,6 +20,8 @@ pub(crate) struct Target {
     /// The first of this process' source addresses, when the server is on the loopback.
     first_source: Option<Ipv4Addr>,
     connections: Cell<u32>,
+    /// `SO_RCVBUF` of the connections; `None`: what the kernel chooses.
+    receive_buffer: Option<u32>,
 }
 
 impl Target {
@@ -36,7 +38,14 @@ impl Target {
             host: address.to_string(),
             first_source,
             connections: Cell::new(0),
+            receive_buffer: None,
         }
+    }
+
+    /// The same with connections for which the kernel keeps so many bytes that nobody has read.
+    pub(crate) fn with_receive_buffer(mut self, bytes: u32) -> Target {
+        self.receive_buffer = Some(bytes);
+        self
     }
 
     /// Opens a connection. Small packets are sent at once.
@@ -48,6 +57,10 @@ impl Target {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         socket.set_nodelay(true)?;
+        if let Some(bytes) = self.receive_buffer {
+            // Before it connects: the window that is told then grows with it.
+            socket.set_recv_buffer_size(bytes)?;
+        }
         if let Some(first) = self.first_source {
             // The port is then chosen at connect, and only has to differ for this destination.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;

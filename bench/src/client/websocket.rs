@@ -1,5 +1,8 @@
 //! A Socket.IO connection over a WebSocket: texts in, texts out.
 
+use std::io;
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
@@ -27,6 +30,11 @@ impl WebSocket {
         let (socket, _) =
             tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
         Ok(WebSocket(socket))
+    }
+
+    /// The client's end of the connection.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
     }
 
     /// The next packet's text. A ping is answered on the way. Can be dropped at any await.
