@@ -37,6 +37,16 @@ class RedisServer {
 
   /** Also once it was killed: with the data that it had on disk. */
   async start() {
+    this.begin();
+    await until(() => {
+      if (this.process.exitCode !== null) throw new Hopeless(`redis-server ended:\n${this.output}`);
+      return this.output.includes('Ready to accept connections') || this.output.includes('ready to accept connections');
+    }, 'redis-server is ready');
+    return this;
+  }
+
+  /** The same, without waiting until it is ready. */
+  begin() {
     this.output = '';
     this.process = spawn(
       'redis-server',
@@ -47,16 +57,16 @@ class RedisServer {
     for (const stream of [this.process.stdout, this.process.stderr]) stream.on('data', (text) => (this.output += text));
     this.exited = new Promise((resolve) => this.process.once('exit', resolve));
     this.process.once('error', (error) => (this.output += error));
-    await until(() => {
-      if (this.process.exitCode !== null) throw new Hopeless(`redis-server ended:\n${this.output}`);
-      return this.output.includes('Ready to accept connections') || this.output.includes('ready to accept connections');
-    }, 'redis-server is ready');
-    return this;
+  }
+
+  /** From now on nothing can be saved. */
+  loseDirectory() {
+    rmSync(this.directory, { recursive: true });
   }
 
   /** A connection for the test to look with; closed by `stop`. */
-  connect() {
-    const connection = new Redis({ path: this.socketPath });
+  connect(options = {}) {
+    const connection = new Redis({ path: this.socketPath, ...options });
     connection.on('error', () => {}); // a test that stops Redis expects it
     endsWithUs(() => connection.disconnect());
     this.connections.push(connection);

@@ -55,6 +55,25 @@ describe('presence', () => {
     assert.equal(cut.received('session')[1].userID, cut.received('session')[0].userID);
   });
 
+  test('what was missed comes in `users` on return, never again as events', async (t) => {
+    const sender = await ChatUser.logIn(cluster, { username: 'sender' });
+    const away = await ChatUser.logIn(cluster, { username: 'away' });
+    await sender.send(away, 'seen');
+    await away.got('private message');
+    away.close();
+    await sender.got('user disconnected', (userID) => userID === away.userID);
+    await sender.send(away, 'missed');
+    const back = await ChatUser.another(cluster, away);
+    t.after(() => [sender, back].forEach((user) => user.close()));
+    assert.deepEqual(back.entryOf(sender).messages.map(({ content }) => content), ['seen', 'missed']);
+    await sender.send(back, 'live');
+    await back.got('private message', ({ content }) => content === 'live');
+    assert.deepEqual(back.inbox.map(({ content }) => content), ['live']);
+  });
+});
+
+// At the same time: most of it is waiting.
+describe('presence over the end of a worker', { concurrency: true }, () => {
   for (const [what, signal] of [['leaves', 'SIGTERM'], ['dies', 'SIGKILL']]) {
     test(`when a worker ${what}, who comes back is never gone, and who does not is, once`, async (t) => {
       const own = await startCluster({ balance: 'round-robin', workers: 2, t });
@@ -79,20 +98,4 @@ describe('presence', () => {
       assert.deepEqual(gone(), stays);
     });
   }
-
-  test('what was missed comes in `users` on return, never again as events', async (t) => {
-    const sender = await ChatUser.logIn(cluster, { username: 'sender' });
-    const away = await ChatUser.logIn(cluster, { username: 'away' });
-    await sender.send(away, 'seen');
-    await away.got('private message');
-    away.close();
-    await sender.got('user disconnected', (userID) => userID === away.userID);
-    await sender.send(away, 'missed');
-    const back = await ChatUser.another(cluster, away);
-    t.after(() => [sender, back].forEach((user) => user.close()));
-    assert.deepEqual(back.entryOf(sender).messages.map(({ content }) => content), ['seen', 'missed']);
-    await sender.send(back, 'live');
-    await back.got('private message', ({ content }) => content === 'live');
-    assert.deepEqual(back.inbox.map(({ content }) => content), ['live']);
-  });
 });

@@ -34,7 +34,7 @@ const EVENT_OVERHEAD: usize = 128;
 
 /// How long an event may take from its arrival, once the store has failed one before it: without
 /// this a queue would be refused one bound of the store after the other.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// How long an acknowledgement waits for room in the client's queue. A burst can fill it within
 /// the time that a polling client needs to ask for more; one that is full for longer is stuck.

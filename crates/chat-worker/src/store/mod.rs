@@ -142,7 +142,7 @@ pub trait Store: Send + Sync + 'static {
     /// announced, or the bus tells the others of a gap.
     fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored>;
 
-    /// The messages from and to `user` behind `from`, oldest first; of more than 8 MiB the newest.
+    /// The messages from and to `user` behind `from`, oldest first; of more than 4 MiB the newest.
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay>;
 
     /// The same, but only what was stored within the last `age` by the store's clock. Entries without

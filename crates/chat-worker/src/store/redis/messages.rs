@@ -17,8 +17,9 @@ pub(super) const CHUNK: u64 = 500;
 const FIRST_CHUNK: u64 = 32;
 
 /// Most bytes of entries that one replay returns: a user with a huge history must not fill the
-/// worker's memory with one login. What is left out is read page by page.
-const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+/// worker's memory with one login, nor all that may wait for a client. What is left out is read page
+/// by page.
+const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) fn list_key(user: &str) -> String {
     format!("messages:{user}")

@@ -7,8 +7,9 @@ use crate::chat::message::{Message, NewMessage};
 use crate::store::{Position, Replay, Stored};
 
 /// Most bytes of messages that one replay returns: a user with a huge history must not fill the
-/// worker's memory with one login. What is left out is read page by page.
-const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+/// worker's memory with one login, nor all that may wait for a client. What is left out is read page
+/// by page.
+const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a message costs beside its content.
 const MESSAGE_OVERHEAD: usize = 128;
