@@ -23,6 +23,7 @@ const OPTIONS = [
   '--session-ttl',
   '--message-ttl',
   '--presence-grace',
+  '--stuck-time',
   '--redis-wait',
   '--log-format',
   '--log-level',

@@ -1,6 +1,7 @@
 // Workers that are there and take nothing, and workers that are not there at all.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { ChatUser } from '../harness/client.mjs';
 import { startCluster } from '../harness/cluster.mjs';
 import { request } from '../harness/http.mjs';
 import { POLLING, PollingSession } from '../harness/polling_session.mjs';
@@ -36,6 +37,25 @@ for (const balance of ['round-robin', 'least-connection', 'random']) {
     assert.equal(answered.length + late.length, ATTEMPTS);
   });
 }
+
+test('a worker that stands still is killed and replaced, and the log says what it did', async (t) => {
+  const cluster = await startCluster({ workers: 2, balance: 'round-robin', args: ['--stuck-time', '4s'], t });
+  const ann = await ChatUser.logIn(cluster, { username: 'ann' });
+  const ben = await ChatUser.logIn(cluster, { username: 'ben' });
+  t.after(() => [ann, ben].forEach((user) => user.close()));
+  const [stuck, other] = await cluster.servedBy([ann.clientEnd, ben.clientEnd]);
+  assert.notEqual(stuck, other);
+  process.kill(stuck, 'SIGSTOP');
+  const [line] = await cluster.line(/.* is stuck.*/, 60_000);
+  assert.match(line, new RegExp(`pid=${stuck}\\b`));
+  assert.match(line, /state T \(stopped\)/);
+  await cluster.workersReplaced(2, [stuck]);
+  await until(() => ann.received('users').length === 2, 'its client is back');
+  assert.equal((await ben.send(ann, 'here?')).ok, true);
+  await ann.got('private message', ({ content }) => content === 'here?');
+  assert.deepEqual(ben.disconnects, []);
+  assert.ok(isAlive(other));
+});
 
 test('with no live worker the answer is 503 with Retry-After, at once, and then it works again', async (t) => {
   const cluster = await startCluster({ workers: 1, t });

@@ -357,6 +357,11 @@ pub(crate) struct Options {
           default_value = "24h", value_parser = duration)]
     pub(crate) message_ttl: Duration,
 
+    /// A worker whose event loop does not run for that long is killed and replaced
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_STUCK_TIME", hide_env_values = true,
+          default_value = "15s", value_parser = duration)]
+    pub(crate) stuck_time: Duration,
+
     /// How long users whose worker has left or died are expected back before the others are told
     /// that they are gone
     #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_PRESENCE_GRACE", hide_env_values = true,

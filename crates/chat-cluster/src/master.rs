@@ -90,6 +90,7 @@ pub(crate) fn run(mut settings: Settings, options: &Options) -> anyhow::Result<(
         command,
     );
     config.balance = settings.balance;
+    config.stuck_time = options.stuck_time;
     set_entrance(&mut config, options);
     if node.is_some() {
         config.node = None;

@@ -61,8 +61,9 @@ pub struct MasterConfig {
     /// Most connections of one client address, of a /64 network with IPv6.
     /// Default none: whole offices share an address.
     pub max_connections_per_address: Option<u32>,
-    /// An id's holder that does not say Hello for that long to a new master is
-    /// killed. Default 15 s.
+    /// A worker whose event loop does not run for that long is killed, and so is
+    /// an id's holder that does not say Hello for that long to a new master.
+    /// Default 15 s.
     pub stuck_time: Duration,
     /// At the end, workers may take that long to send their clients away.
     /// Default 6 s.

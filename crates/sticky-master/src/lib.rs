@@ -21,6 +21,7 @@ mod registration;
 mod rendezvous;
 mod request_head;
 mod restart_policy;
+mod stuck;
 mod supervise;
 mod tally;
 mod ticket_rotation;

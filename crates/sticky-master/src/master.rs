@@ -19,7 +19,7 @@ use crate::config::MasterConfig;
 use crate::entrance::Entrance;
 use crate::error::MasterError;
 use crate::listener::{ListenAddress, Listener};
-use crate::{accept, registration, supervise, ticket_rotation};
+use crate::{accept, registration, stuck, supervise, ticket_rotation};
 
 /// Descriptors for listeners, the runtime and whatever else a process has open.
 const BASE_DESCRIPTORS: u64 = 64;
@@ -122,6 +122,7 @@ impl Master {
         tasks.spawn(send_staged(cluster.clone()));
         tasks.spawn(look_after_copies(cluster.clone()));
         tasks.spawn(tell(cluster.clone()));
+        tasks.spawn(stuck::watch(cluster.clone()));
         if cluster.config.tls {
             tasks.spawn(ticket_rotation::run(cluster.clone()));
         }

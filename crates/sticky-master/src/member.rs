@@ -22,6 +22,7 @@ use crate::address_counts::AddressCounts;
 use crate::balance::Candidate;
 use crate::client_socket::ClientSocket;
 use crate::request_head::Claim;
+use crate::stuck;
 
 /// Balanced sockets that may be on their way to a worker or wait there for
 /// their first answer: enough to keep it busy, too few for a stampede onto a
@@ -33,6 +34,8 @@ pub(crate) const BACKLOG_MAX: usize = 256;
 /// A worker that has not taken a socket for this long gets no new clients until
 /// it does.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// A worker whose event loop has not run for this long gets no new clients until it does.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A worker that had no descriptor left for a socket gets none for this long.
 /// Without it the same sockets would go to it and come back as fast as they can.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,6 +65,8 @@ struct InFlight {
 pub(crate) struct Member {
     /// Who.
     pub worker: WorkerId,
+    /// Its process id, as it said.
+    pub pid: u32,
     /// That process, safe against reuse of the pid.
     pub process: OwnedFd,
     /// The way to it.
@@ -93,6 +98,7 @@ impl Member {
     ) -> Member {
         Member {
             worker: hello.worker,
+            pid: hello.pid,
             process,
             channel,
             blocked: Arc::new(Notify::new()),
@@ -122,7 +128,9 @@ impl Member {
     /// What the balancer should know, unless the worker has stalled.
     pub(crate) fn candidate(&self, now: Instant) -> Option<Candidate> {
         let oldest = self.in_flight.front();
-        if oldest.is_some_and(|oldest| now - oldest.sent >= STALLED_AFTER) {
+        if oldest.is_some_and(|oldest| now - oldest.sent >= STALLED_AFTER)
+            || self.silence(stuck::monotonic_ms()) >= SILENT_AFTER
+        {
             return None;
         }
         // Settled and undecided before clients: a worker raises clients first, so
@@ -137,6 +145,15 @@ impl Member {
                 || self.board.fd_headroom.load(SeqCst) <= on_the_way
                 || self.backlog.len() >= BACKLOG_MAX,
         })
+    }
+
+    /// For how long its event loop has not run, when `now_ms` is the time of [`stuck::monotonic_ms`].
+    pub(crate) fn silence(&self, now_ms: u64) -> Duration {
+        match self.board.heartbeat_ms.load(SeqCst) {
+            // It has only begun, or never says.
+            0 => Duration::ZERO,
+            beat => Duration::from_millis(now_ms.saturating_sub(beat)),
+        }
     }
 
     /// Whether it lost a socket just now.
