@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { ChatUser } from '../harness/client.mjs';
 import { Cluster, startCluster, temporaryDirectory } from '../harness/cluster.mjs';
 import { freePort, startRedis } from '../harness/redis.mjs';
+import { assertOneLine, finished } from '../harness/run.mjs';
 import { conversation } from '../harness/stored_messages.mjs';
 import { until } from '../harness/wait.mjs';
 
@@ -134,4 +135,19 @@ test('when Redis comes back empty, who is connected is known again', async (t) =
   assert.equal(again.userID, ann.userID);
   assert.equal(again.entryOf(ben)?.connected, true);
   await assertGoesOn(ann, ben, 'afterwards');
+});
+
+test('with --redis-wait a message is refused until a replica has it', async (t) => {
+  const usage = await finished(['--redis-wait', '1', '--data-dir', temporaryDirectory(), '--listen', '127.0.0.1:0']);
+  assertOneLine(usage, 2, /--redis/);
+
+  const cluster = await startCluster({ workers: 2, balance: 'round-robin', args: ['--redis-wait', '1'], t });
+  const [ann, ben] = await pair(t, cluster);
+  const ack = await ann.send(ben, 'alone', { id: 'alone' });
+  assert.deepEqual([ack.ok, ack.error?.code], [false, 'unavailable']);
+  await cluster.line(/too few replicas/);
+  const replica = await startRedis(await freePort(), ['--replicaof', '127.0.0.1', String(cluster.redis.port)]);
+  t.after(() => replica.stop());
+  await assertGoesOn(ann, ben, 'alone');
+  assert.deepEqual([...ann.disconnects, ...ben.disconnects], []);
 });

@@ -130,13 +130,15 @@ impl RedisStore {
     }
 
     /// Runs an operation within the bound of time. While Redis has not answered for that long, none
-    /// is begun: it would only wait, and take memory.
+    /// is begun: it would only wait, and take memory. Of a cluster most servers may answer while one
+    /// does not, so there each operation finds out.
     fn bounded<'a, T>(
         &'a self,
         operation: impl Future<Output = redis::RedisResult<T>> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            if let Some(why) = self.link.is_away_for(self.config.operation_timeout) {
+            let away = self.link.is_away_for(self.config.operation_timeout);
+            if let Some(why) = away.filter(|_| !self.is_cluster) {
                 return Err(StoreError::Unavailable(why));
             }
             match tokio::time::timeout(self.config.operation_timeout, operation).await {
