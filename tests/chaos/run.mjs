@@ -17,7 +17,7 @@ const PROCESSES = 4;
 /** How long the cluster may take to be whole again once nothing strikes it any more, in ms. */
 const SETTLE_MS = 60_000;
 
-/** How long somebody who has gone may be listed as connected, in ms: a lease of 15 s, and what it takes to notice. */
+/** How long somebody who has gone may be listed as connected, in ms: a lease of 10 s, the grace, and what it takes to notice. */
 const GHOST_MS = 30_000;
 
 /** A cluster on a port of its own, whose parts can be taken away. */

@@ -50,7 +50,7 @@ pub struct ChatConfig {
     /// With Redis: how many replicas must have a message before it is acknowledged. Default none.
     pub redis_wait: Option<NonZeroU32>,
     /// With Redis: after how much silence a worker counts as dead, and its users as gone. Default
-    /// 15 s. (Processes of one machine know of each other's death sooner.)
+    /// 10 s. (Processes of one machine know of each other's death sooner.)
     pub presence_lease: Duration,
     /// How long users whose worker has left or died are expected back before they count as gone.
     /// Default 5 s.
@@ -80,7 +80,7 @@ impl ChatConfig {
             workspace_policy: WorkspacePolicy::default(),
             store_timeout: Duration::from_secs(2),
             redis_wait: None,
-            presence_lease: Duration::from_secs(15),
+            presence_lease: Duration::from_secs(10),
             presence_grace: Duration::from_secs(5),
             presence_interval: Duration::from_secs(5),
         }

@@ -59,7 +59,8 @@ pub struct RedisStoreConfig {
     pub message_ttl: Duration,
     /// How long one operation may take. Default 2 s.
     pub operation_timeout: Duration,
-    /// After how much silence a process counts as dead. Default 15 s.
+    /// After how much silence a process counts as dead, which is noticed within
+    /// [`tend_interval`](Self::tend_interval) more. Default 10 s.
     pub lease: Duration,
     /// How long the users of a process that has left or died count as connected, unless its lease
     /// ends sooner. Default 5 s.
@@ -78,7 +79,7 @@ impl Default for RedisStoreConfig {
             session_ttl: Duration::from_secs(24 * 60 * 60),
             message_ttl: Duration::from_secs(24 * 60 * 60),
             operation_timeout: Duration::from_secs(2),
-            lease: Duration::from_secs(15),
+            lease: Duration::from_secs(10),
             grace: Duration::from_secs(5),
             tend_interval: Duration::from_secs(5),
             replicas: None,
