@@ -279,6 +279,14 @@ async fn interruption() -> anyhow::Result<()> {
     bail!("interrupted")
 }
 
+/// Runs to the end, or to such a signal.
+async fn until_interrupted(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        done = run => done,
+        signal = interruption() => signal,
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SideBySideOptions {
     /// The most asked about, shorter, in one round
@@ -315,10 +323,7 @@ pub(crate) async fn side_by_side(options: SideBySideOptions) -> anyhow::Result<(
         save: options.save,
         report: options.report,
     };
-    tokio::select! {
-        done = side_by_side::run(&run) => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(side_by_side::run(&run)).await
 }
 
 #[derive(Debug, Args)]
@@ -353,10 +358,7 @@ pub(crate) async fn much_stored(options: MuchStoredOptions) -> anyhow::Result<()
         users: options.users,
         messages: options.messages,
     };
-    tokio::select! {
-        done = run.run() => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(run.run()).await
 }
 
 #[derive(Debug, Args)]
@@ -399,11 +401,7 @@ pub(crate) async fn rooms(options: &RoomsOptions) -> anyhow::Result<()> {
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    let tasks = LocalSet::new();
-    tokio::select! {
-        done = tasks.run_until(run.run()) => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(LocalSet::new().run_until(run.run())).await
 }
 
 #[derive(Debug, Args)]
@@ -440,11 +438,7 @@ pub(crate) async fn outage(options: &OutageOptions) -> anyhow::Result<()> {
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    let tasks = LocalSet::new();
-    tokio::select! {
-        done = tasks.run_until(run.run()) => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(LocalSet::new().run_until(run.run())).await
 }
 
 #[derive(Debug, Args)]
@@ -476,11 +470,7 @@ pub(crate) async fn stalled_reader(options: &StalledReaderOptions) -> anyhow::Re
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    let tasks = LocalSet::new();
-    tokio::select! {
-        done = tasks.run_until(run.run()) => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(LocalSet::new().run_until(run.run())).await
 }
 
 #[derive(Debug, Args)]
@@ -508,10 +498,7 @@ pub(crate) async fn relay(options: RelayOptions) -> anyhow::Result<()> {
         requests: options.requests,
         bodies: options.bodies,
     };
-    tokio::select! {
-        done = run.run() => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(run.run()).await
 }
 
 #[derive(Debug, Args)]
@@ -542,8 +529,5 @@ pub(crate) async fn profile(options: ProfileOptions) -> anyhow::Result<()> {
     let programs = options.programs.programs()?;
     let spec = options.load.spec()?;
     let profile = profile::profile(server, &programs, &spec, &options.part);
-    tokio::select! {
-        done = profile => done,
-        signal = interruption() => signal,
-    }
+    until_interrupted(profile).await
 }

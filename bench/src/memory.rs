@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::proc::field;
+
 /// Between two looks. A look costs the process about a millisecond, in which it maps no memory.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -27,11 +29,7 @@ impl Memory {
     }
 
     fn read(rollup: &str) -> Memory {
-        let field = |name: &str| {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            number.unwrap_or_default()
-        };
+        let field = |name| field(rollup, name).unwrap_or_default();
         Memory {
             pss: field("Pss:"),
             anonymous: field("Anonymous:"),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::memory::Memory;
+
 /// What a group of processes has taken so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
@@ -90,17 +92,11 @@ pub(crate) fn cpu_of_all(roles: &[Role]) -> f64 {
 /// Memory of all these processes in KiB: pages that several share count in parts.
 pub(crate) fn pss_kib(roles: &[Role]) -> f64 {
     let pids = roles.iter().flat_map(Role::pids);
-    pids.filter_map(|pid| {
-        field(
-            &fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?,
-            "Pss:",
-        )
-    })
-    .sum()
+    pids.map(|pid| Memory::of(pid).pss).sum()
 }
 
 /// The first number of the line that starts with `name`.
-fn field(text: &str, name: &str) -> Option<f64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -109,6 +109,13 @@ export class ChatUser {
     return await this.call('private message', { to: to.userID ?? to, content, ...extra });
   }
 
+  /** Sends a message, `{to, content, id}`, as the protocol says: again under the same id until it is stored. */
+  async sendUntilStored(message, limitMs = 2_000) {
+    for (let ack; !ack?.ok; ) {
+      ack = await this.socket.timeout(limitMs).emitWithAck('private message', message).catch(() => undefined);
+    }
+  }
+
   /** Emits an event and returns its acknowledgement. */
   async call(event, ...payload) {
     return await this.socket.timeout(10_000).emitWithAck(event, ...payload);

@@ -23,9 +23,7 @@ class Writer {
   async write() {
     for (let n = 0; this.running; n += 1) {
       const message = { to: this.reader.userID, content: `${n}`, id: `w-${n}` };
-      for (let ack; !ack?.ok; ) {
-        ack = await this.user.socket.timeout(2_000).emitWithAck('private message', message).catch(() => undefined);
-      }
+      await this.user.sendUntilStored(message);
       this.acked.push(message.id);
     }
   }

@@ -77,9 +77,7 @@ async function trafficDuring(users, during) {
     const recipient = (sender + 1) % users.length;
     for (let n = 0; running; n += 1) {
       const message = { to: users[recipient].userID, content: `${sender}:${n}`, id: `m-${sender}-${n}` };
-      for (let ack; !ack?.ok; ) {
-        ack = await user.socket.timeout(10_000).emitWithAck('private message', message).catch(() => undefined);
-      }
+      await user.sendUntilStored(message, 10_000);
       acked[recipient].push(message.id);
     }
   });

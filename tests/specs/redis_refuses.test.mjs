@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ChatUser } from '../harness/client.mjs';
-import { Cluster, startCluster, temporaryDirectory } from '../harness/cluster.mjs';
+import { startCluster, temporaryDirectory } from '../harness/cluster.mjs';
 import { freePort, startRedis } from '../harness/redis.mjs';
 import { assertOneLine, finished } from '../harness/run.mjs';
 import { conversation } from '../harness/stored_messages.mjs';
@@ -87,10 +87,7 @@ test('while Redis loads its data (-LOADING)', async (t) => {
   const settings = ['--appendonly', 'yes', '--appendfsync', 'always'];
   const redis = await startRedis(await freePort(), settings);
   t.after(() => redis.stop());
-  const runtimeDir = temporaryDirectory();
-  const cluster = new Cluster(['--workers', 2, '--listen', '127.0.0.1:0', '--redis', redis.url, '--runtime-dir', runtimeDir], { runtimeDir });
-  t.after(() => cluster.stop());
-  await cluster.ready();
+  const cluster = await startCluster({ redis, workers: 2, t });
   const [ann, ben] = await pair(t, cluster);
   assert.equal((await ann.send(ben, 'before', { id: 'before' })).ok, true);
   const control = redis.connect();
@@ -100,13 +97,14 @@ test('while Redis loads its data (-LOADING)', async (t) => {
     await pipeline.exec();
   }
   await redis.kill();
-  // Some 20,000 keys, 300 us each; it looks for commands between them.
-  redis.settings = [...settings, '--key-load-delay', '300', '--loading-process-events-interval-bytes', '1024'];
+  // Some 20,000 keys, 3 ms each, until it is told to go on; it looks for commands between them.
+  redis.settings = [...settings, '--key-load-delay', '3000', '--loading-process-events-interval-bytes', '1024'];
   redis.begin();
   const looking = redis.connect({ enableReadyCheck: false });
   await until(async () => /loading:1/.test(await looking.info('persistence').catch(() => '')), 'it loads');
   await assertRefused(ann, ben, 'loading');
   assert.match(await looking.info('persistence'), /loading:1/);
+  await looking.config('SET', 'key-load-delay', '0');
   await assertGoesOn(ann, ben, 'loading');
   assert.deepEqual((await conversation(ben, ann)).map(({ id }) => id), ['before', 'loading']);
   assert.deepEqual([...ann.disconnects, ...ben.disconnects], []);
@@ -115,10 +113,7 @@ test('while Redis loads its data (-LOADING)', async (t) => {
 test('when Redis comes back empty, who is connected is known again', async (t) => {
   const redis = await startRedis(await freePort());
   t.after(() => redis.stop());
-  const runtimeDir = temporaryDirectory();
-  const cluster = new Cluster(['--workers', 2, '--listen', '127.0.0.1:0', '--redis', redis.url, '--runtime-dir', runtimeDir], { runtimeDir });
-  t.after(() => cluster.stop());
-  await cluster.ready();
+  const cluster = await startCluster({ redis, workers: 2, t });
   const [ann, ben] = await pair(t, cluster);
   assert.equal((await ann.send(ben, 'forgotten')).ok, true);
   await redis.kill();

@@ -36,9 +36,7 @@ for (const [name, transports] of Object.entries(TRANSPORTS)) {
       const to = users[(sender + 5) % USERS];
       for (let n = 0; running; n += 1) {
         const message = { to: to.userID, content: `${sender}:${n}`, id: `m-${sender}-${n}` };
-        for (let ack; !ack?.ok; ) {
-          ack = await user.socket.timeout(2_000).emitWithAck('private message', message).catch(() => undefined);
-        }
+        await user.sendUntilStored(message);
         acked[(sender + 5) % USERS].push(message.content);
       }
     });
@@ -96,9 +94,7 @@ test('what a sender had under way when its worker died reaches a connected recip
   const sending = struck.flatMap((user, sender) =>
     Array.from({ length: COUNT }, async (_, n) => {
       const message = { to: safe[sender].userID, content: `${n}`, id: `m-${sender}-${n}` };
-      for (let ack; !ack?.ok; ) {
-        ack = await user.socket.timeout(2_000).emitWithAck('private message', message).catch(() => undefined);
-      }
+      await user.sendUntilStored(message);
       acknowledged += 1;
     }),
   );

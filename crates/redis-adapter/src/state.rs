@@ -589,10 +589,9 @@ impl Shared {
         if let Some(listener) = self.listener(channel) {
             return listener.in_order;
         }
-        channel::readings(&self.prefix, channel).any(|(path, room)| {
-            let namespace = room.and_then(|_| self.namespace(path));
-            namespace.is_some_and(|namespace| room.is_some_and(|room| namespace.screens_in(room)))
-        })
+        let readings = channel::readings(&self.prefix, channel);
+        let mut rooms = readings.filter_map(|(path, room)| Some((self.namespace(path)?, room?)));
+        rooms.any(|(namespace, room)| namespace.screens_in(room))
     }
 
     /// Does with a message what is to be done with it now.

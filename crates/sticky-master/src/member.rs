@@ -22,7 +22,6 @@ use crate::address_counts::AddressCounts;
 use crate::balance::Candidate;
 use crate::client_socket::ClientSocket;
 use crate::request_head::Claim;
-use crate::stuck;
 
 /// Balanced sockets that may be on their way to a worker or wait there for
 /// their first answer: enough to keep it busy, too few for a stampede onto a
@@ -126,10 +125,11 @@ impl Member {
     }
 
     /// What the balancer should know, unless the worker has stalled.
-    pub(crate) fn candidate(&self, now: Instant) -> Option<Candidate> {
+    /// `now_ms` is the same moment by [`common::monotonic::now_ms`].
+    pub(crate) fn candidate(&self, now: Instant, now_ms: u64) -> Option<Candidate> {
         let oldest = self.in_flight.front();
         if oldest.is_some_and(|oldest| now - oldest.sent >= STALLED_AFTER)
-            || self.silence(stuck::monotonic_ms()) >= SILENT_AFTER
+            || self.silence(now_ms) >= SILENT_AFTER
         {
             return None;
         }
@@ -147,7 +147,7 @@ impl Member {
         })
     }
 
-    /// For how long its event loop has not run, when `now_ms` is the time of [`stuck::monotonic_ms`].
+    /// For how long its event loop has not run, at a time of [`common::monotonic::now_ms`].
     pub(crate) fn silence(&self, now_ms: u64) -> Duration {
         match self.board.heartbeat_ms.load(SeqCst) {
             // It has only begun, or never says.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use common::handoff::Speaks;
+use common::monotonic;
 use common::sid_tag::SidTag;
 use common::worker_id::{NodeId, WorkerId};
 use tokio::time::Instant;
@@ -256,10 +257,11 @@ impl Pool {
 
     fn find_candidates(&mut self, now: Instant) {
         self.candidates.clear();
+        let now_ms = monotonic::now_ms();
         for member in self.members.values_mut() {
             if member.takes_clients() {
                 member.release_received();
-                let mut candidate = member.candidate(now);
+                let mut candidate = member.candidate(now, now_ms);
                 if let Some(candidate) = &mut candidate {
                     candidate.full |= member.held() >= self.held_max;
                 }

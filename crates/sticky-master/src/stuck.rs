@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use common::monotonic;
 use tokio::time::MissedTickBehavior;
 
 use crate::cluster::Cluster;
@@ -18,20 +18,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// perhaps with it: they are given time to say that they live.
 const STOOD_STILL: Duration = Duration::from_secs(3);
 
-/// Milliseconds of the clock that heartbeats are told by.
-pub(crate) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
-}
-
 /// Looks for ever.
 pub(crate) async fn watch(cluster: Arc<Cluster>) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = monotonic_ms();
+    let mut last = monotonic::now_ms();
     loop {
         looks.tick().await;
-        let now = monotonic_ms();
+        let now = monotonic::now_ms();
         let stood_still = now - last > STOOD_STILL.as_millis() as u64;
         last = now;
         if !stood_still {
@@ -44,10 +38,9 @@ fn kill_stuck(cluster: &Cluster, now_ms: u64) {
     let limit = cluster.config.stuck_time;
     let stuck: Vec<_> = {
         let pool = cluster.pool();
-        let silence = |member: &crate::member::Member| member.silence(now_ms);
         let silent = pool
             .members()
-            .map(|member| (member.worker, member.pid, silence(member)));
+            .map(|member| (member.worker, member.pid, member.silence(now_ms)));
         silent.filter(|(_, _, silence)| *silence >= limit).collect()
     };
     for (worker, pid, silence) in stuck {

@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::monotonic;
 use common::scoreboard::Scoreboard;
 use common::tally_line::{LINE_INTERVAL, difference};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 /// How often the event loop shows that it runs.
@@ -163,8 +163,7 @@ impl Board {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             beat.tick().await;
-            let now = clock_gettime(ClockId::Monotonic);
-            let now_ms = now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000;
+            let now_ms = monotonic::now_ms();
             self.shared.heartbeat_ms.store(now_ms, Ordering::SeqCst);
         }
     }

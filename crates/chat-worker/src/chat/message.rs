@@ -69,6 +69,12 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
+    /// Whose history it is in: the sender's first, and the recipient's unless that is the same.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        let to_another = (self.to != self.from).then_some(&*self.to);
+        std::iter::once(&*self.from).chain(to_another)
+    }
+
     /// The stored form, with the time at which it was stored.
     pub fn stored(self, at: u64) -> Message {
         Message {

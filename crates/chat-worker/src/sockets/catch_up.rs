@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use redis_adapter::Missed;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::{NAMESPACE, Sockets, lobby};
+use super::{MAX_READS, NAMESPACE, Sockets, lobby};
 use crate::chat::lobby::CHANNEL as LOBBY_CHANNEL;
 use crate::store::{Health, Position, Replay, Store, StoreError, StoreFuture, oldest};
 
 /// Users that are caught up at the same time. After an outage every worker does it: the store gets
 /// no more from each than that.
 const AT_ONCE: usize = 8;
-
-/// How often a user's messages are read again because more came meanwhile than can wait.
-const MAX_READS: usize = 5;
 
 /// A message may have been stored that long before it was to be published: its time is that of the
 /// write's beginning, and a write may take a while.
@@ -50,8 +47,11 @@ pub(crate) async fn keep_caught_up(sockets: Arc<Sockets>) {
 async fn catch_up(sockets: &Sockets, missed: &Missed) -> usize {
     let online = sockets.online();
     // Without it, each user is read from where they were told last.
-    let age = missed.since().elapsed() + WRITE_TIME;
-    let old = sockets.store.position(age).await.unwrap_or_default();
+    let old = sockets
+        .store
+        .position(age(missed))
+        .await
+        .unwrap_or_default();
     let users = stream::iter(online).map(async |(user, position)| {
         let from = old.map_or(position, |old| position.later(old));
         let caught_up = catch_up_user(sockets, missed, &user, from).await;
@@ -82,8 +82,8 @@ async fn catch_up_user(
 ) -> Result<usize, CatchUpError> {
     let mut delivered = 0;
     for _ in 0..MAX_READS {
-        let read = |age| sockets.store.replay_young(user, from, age);
-        let replay = try_often(sockets, missed.since(), read).await?;
+        let read = || sockets.store.replay_young(user, from, age(missed));
+        let replay = try_often(sockets, read).await?;
         delivered += deliver(sockets, user, &replay);
         from = replay.next;
         if sockets.adapter.made_good(missed, NAMESPACE, user).is_ok() {
@@ -113,9 +113,11 @@ fn deliver(sockets: &Sockets, user: &str, replay: &Replay) -> usize {
 async fn catch_up_in_lobby(sockets: &Sockets, missed: &Missed) -> usize {
     let mut delivered = 0;
     for _ in 0..MAX_READS {
-        let read = async |age| sockets.store.said().await.map(|said| (said, age));
-        let (said, age) = match try_often(sockets, missed.since(), |age| Box::pin(read(age))).await
-        {
+        let read = async || {
+            let age = age(missed);
+            sockets.store.said().await.map(|said| (said, age))
+        };
+        let (said, age) = match try_often(sockets, || Box::pin(read())).await {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, "the lobby could not be caught up; asking its clients to come back");
@@ -135,9 +137,8 @@ async fn catch_up_in_lobby(sockets: &Sockets, missed: &Missed) -> usize {
 
 /// Sessions may have ended without a word.
 async fn end_sessions(sockets: &Sockets) {
-    let now = Instant::now();
     for id in sockets.sessions.ids() {
-        match try_often(sockets, now, |_| sockets.store.has_ended(&id)).await {
+        match try_often(sockets, || sockets.store.has_ended(&id)).await {
             Ok(true) => sockets.sessions.end(&id),
             Ok(false) => {}
             Err(error) => {
@@ -148,16 +149,19 @@ async fn end_sessions(sockets: &Sockets) {
     }
 }
 
-/// Asks the store until it answers, some times, for what is not older than `since`.
+/// How old what was missed may be now. By our clock; the times of messages are by the store's.
+fn age(missed: &Missed) -> Duration {
+    missed.since().elapsed() + WRITE_TIME
+}
+
+/// Asks the store until it answers, some times.
 async fn try_often<'a, T>(
     sockets: &Sockets,
-    since: Instant,
-    ask: impl Fn(Duration) -> StoreFuture<'a, T>,
+    ask: impl Fn() -> StoreFuture<'a, T>,
 ) -> Result<T, StoreError> {
     let mut tries = 1;
     loop {
-        // By our clock; the times of messages are by the store's.
-        match ask(since.elapsed() + WRITE_TIME).await {
+        match ask().await {
             Ok(answer) => return Ok(answer),
             Err(error) if tries == TRIES => return Err(error),
             Err(_) => {}

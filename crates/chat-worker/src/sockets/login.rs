@@ -16,6 +16,7 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Socket;
 use tokio::time::Instant;
 
+use super::MAX_READS;
 use super::client::{ask_to_return, queued};
 use super::lane::Lane;
 use crate::chat::message::Message;
@@ -27,9 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-
-/// How often the store is read again because more was broadcast meanwhile than could wait.
-const MAX_READS: usize = 5;
 
 /// Messages older than this are not on their way, even if they were sent a second time because
 /// the first try ended half-way.

@@ -60,6 +60,9 @@ const MAX_PACKETS: usize = 1024;
 /// what comes next to it.
 pub(crate) const MAX_FLUSH: usize = 512;
 
+/// How often the store is read for somebody, because more was broadcast meanwhile than could wait.
+const MAX_READS: usize = 5;
+
 /// Attachments of one packet, as in the JavaScript parser. The chat's events have none.
 const MAX_ATTACHMENTS: usize = 10;
 

@@ -64,16 +64,18 @@ impl RedisStore {
                 if bytes > REPLAY_BYTES {
                     break 'read;
                 }
-                let message = Message::from_entry(entry);
-                match (message, oldest) {
-                    (Some(message), None) => newest_first.push(message),
-                    // Lists are in the order of time.
-                    (Some(Message { at: Some(at), .. }), Some(oldest)) if at < oldest => {
-                        break 'read;
+                let Some(message) = Message::from_entry(entry) else {
+                    continue;
+                };
+                if let Some(oldest) = oldest {
+                    match message.at {
+                        None => continue,
+                        // Lists are in the order of time.
+                        Some(at) if at < oldest => break 'read,
+                        Some(_) => {}
                     }
-                    (Some(message), Some(_)) if message.at.is_some() => newest_first.push(message),
-                    _ => {}
                 }
+                newest_first.push(message);
             }
             end = first;
             chunk = (chunk * 4).min(CHUNK);

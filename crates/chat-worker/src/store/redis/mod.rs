@@ -138,8 +138,9 @@ impl RedisStore {
         operation: impl Future<Output = redis::RedisResult<T>> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            let away = self.link.is_away_for(self.config.operation_timeout);
-            if let Some(why) = away.filter(|_| !self.is_cluster) {
+            if !self.is_cluster
+                && let Some(why) = self.link.is_away_for(self.config.operation_timeout)
+            {
                 return Err(StoreError::Unavailable(why));
             }
             match tokio::time::timeout(self.config.operation_timeout, operation).await {

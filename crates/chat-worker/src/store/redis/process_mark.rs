@@ -2,6 +2,7 @@
 //! once, and not only when the lease runs out.
 
 use std::fs;
+use std::sync::LazyLock;
 
 /// A process of some machine: `<machine> <pid> <start>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +45,15 @@ pub(super) fn is_dead(mark: &str) -> bool {
     })
 }
 
-fn machine() -> Option<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let pids = fs::read_link("/proc/self/ns/pid").ok()?;
-    let machine = format!("{}/{}", boot.trim(), pids.display());
-    (!machine.contains(' ')).then_some(machine)
+/// This machine; it stays the same for the life of a process.
+fn machine() -> Option<&'static str> {
+    static MACHINE: LazyLock<Option<String>> = LazyLock::new(|| {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let pids = fs::read_link("/proc/self/ns/pid").ok()?;
+        let machine = format!("{}/{}", boot.trim(), pids.display());
+        (!machine.contains(' ')).then_some(machine)
+    });
+    MACHINE.as_deref()
 }
 
 /// When a process was started; `None` when there is none, or one that has ended and was not

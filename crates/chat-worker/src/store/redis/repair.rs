@@ -22,7 +22,7 @@ impl RedisStore {
         others.retain(|(id, _)| *id != own);
         for (id, lease) in others {
             match lease {
-                None if self.bounded(self.claim(&id, &own)).await? => self.repair(&id).await?,
+                None => self.repair_unless_claimed(&id, &own).await?,
                 // Its clients are on their way to other processes.
                 Some(mark) if is_dead(&mark) => {
                     self.bounded(self.end_after_grace(&id, DEAD)).await?
@@ -45,11 +45,17 @@ impl RedisStore {
         }
         let own = self.own_instance().await;
         for (id, _) in leases {
-            if self.bounded(self.claim(&id, &own)).await? {
-                self.repair(&id).await?;
-            }
+            self.repair_unless_claimed(&id, &own).await?;
         }
         Ok(())
+    }
+
+    /// Removes what a dead process left, unless another one is at it.
+    async fn repair_unless_claimed(&self, dead: &str, own: &str) -> Result<(), StoreError> {
+        match self.bounded(self.claim(dead, own)).await? {
+            true => self.repair(dead).await,
+            false => Ok(()),
+        }
     }
 
     /// Every process that may have left something, with its lease unless that has ended.

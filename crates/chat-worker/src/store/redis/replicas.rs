@@ -81,13 +81,9 @@ impl Replicas {
     /// Resolves when enough replicas have the copies of both users.
     pub(super) async fn have(&self, message: &NewMessage) -> RedisResult<()> {
         let (confirmed, answer) = oneshot::channel();
-        let mut users = vec![message.from.clone()];
-        if message.to != message.from {
-            users.push(message.to.clone());
-        }
         let ask = Ask {
             member: member(message),
-            users,
+            users: message.users().map(str::to_owned).collect(),
             confirmed,
         };
         // A closed queue drops the ask, which the answer shows.

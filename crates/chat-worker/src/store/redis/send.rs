@@ -111,13 +111,9 @@ impl RedisStore {
         let Some(announcements) = announcements else {
             return Ok(None);
         };
-        let mut users = vec![&message.from];
-        if message.to != message.from {
-            users.push(&message.to);
-        }
         let mut connection = self.link.connection().await;
         let mut call = self.send.prepare_invoke();
-        for user in users {
+        for user in message.users() {
             call.key(list_key(user)).key(ids_key(user));
         }
         call.arg(member(message))

@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use common::monotonic;
+
 use super::kernel_locks::{self, Wanted};
-use super::process_file::{ProcessFile, monotonic_ms, read_record, retried, write_record};
+use super::process_file::{ProcessFile, read_record, retried, write_record};
 
 /// A lock file. Each value excludes every other one, of this process too.
 pub(super) struct HolderLock {
@@ -58,7 +60,10 @@ impl HolderLock {
     fn taken_by(&mut self, me: &ProcessFile) -> io::Result<Held<'_>> {
         let held = Held(&self.file);
         // Unlocked again by the guard when this fails.
-        write_record(&self.file, &format!("{} {}", me.instance(), monotonic_ms()))?;
+        write_record(
+            &self.file,
+            &format!("{} {}", me.instance(), monotonic::now_ms()),
+        )?;
         Ok(held)
     }
 
@@ -153,8 +158,8 @@ mod tests {
         let first = looking.taken().unwrap();
         assert_eq!(looking.taken().as_ref(), Some(&first));
         drop(held);
-        let then = monotonic_ms();
-        while monotonic_ms() == then {}
+        let then = monotonic::now_ms();
+        while monotonic::now_ms() == then {}
         let _held = lock.lock(&me).unwrap();
         assert_ne!(looking.taken().unwrap(), first);
     }

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::time::{ClockId, clock_gettime};
+use common::monotonic;
 
 use crate::chat::identity::is_id;
 
@@ -76,7 +76,7 @@ impl ProcessFile {
 
     /// Says that this process runs.
     pub(super) fn beat(&self) -> io::Result<()> {
-        let text = format!("{} {}", std::process::id(), monotonic_ms());
+        let text = format!("{} {}", std::process::id(), monotonic::now_ms());
         write_record(&self.file, &text)
     }
 
@@ -138,7 +138,12 @@ pub(super) fn dead(data_dir: &Path) -> io::Result<Vec<String>> {
 
 /// Whether none lives of those with a file.
 pub(super) fn all_are_dead(data_dir: &Path) -> io::Result<bool> {
-    Ok(dead(data_dir)?.len() == all(data_dir)?.len())
+    for instance in all(data_dir)? {
+        if is_alive(data_dir, &instance)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes a dead process's file; one that cannot be removed stays among the dead.
@@ -177,11 +182,6 @@ pub(super) fn retried(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()
             done => return done,
         }
     }
-}
-
-pub(super) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// Writes `text`, of at most 63 bytes, over the last record.
@@ -255,12 +255,12 @@ mod tests {
     #[test]
     fn a_beat_is_written_in_place() {
         let dir = tempfile::tempdir().unwrap();
-        let before = monotonic_ms();
+        let before = monotonic::now_ms();
         let file = ProcessFile::create(dir.path(), "a").unwrap();
         let first = beat_of_living(dir.path(), "a").unwrap();
         assert_eq!(first.pid, std::process::id());
-        assert!((before..=monotonic_ms()).contains(&first.at_ms));
-        while monotonic_ms() == first.at_ms {}
+        assert!((before..=monotonic::now_ms()).contains(&first.at_ms));
+        while monotonic::now_ms() == first.at_ms {}
         file.beat().unwrap();
         let second = beat_of_living(dir.path(), "a").unwrap();
         assert!(second.at_ms > first.at_ms);

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::monotonic;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::database;
 use super::holder_lock::{HolderLock, Taken};
-use super::process_file::{self, Beat, beat_of_living, monotonic_ms};
+use super::process_file::{self, Beat, beat_of_living};
 
 /// A holder whose heartbeat stands still for that long is frozen.
 const FROZEN: Duration = Duration::from_secs(2);
@@ -87,7 +88,7 @@ impl Watched {
                 self.stuck = Some(Stuck {
                     taken,
                     since: now,
-                    since_ms: monotonic_ms(),
+                    since_ms: monotonic::now_ms(),
                 });
             }
         }
