@@ -55,6 +55,12 @@ test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis 
 chaos: tools-redis $(call npm_stamp,tests) build ## users chat while processes are killed and frozen; SEEDS=1,2 has a run again, SECONDS=120, STORES=redis
 	@cd tests && CHAT_CLUSTER_BINARY=$(BINARY) node chaos/main.mjs $(if $(SEEDS),--seeds $(SEEDS)) --seconds $(or $(SECONDS),120) $(if $(STORES),--store $(STORES))
 
+.PHONY: operations
+operations: tools-redis $(call npm_stamp,tests) build ## reloads, scaling, upgrades and deaths beneath a crowd, and what they cost it; ONLY=reloads,kills, LOGINS=10, STORES=redis
+	@cd tests && for store in $(or $(STORES),embedded redis); do \
+		TEST_STORE=$$store CHAT_CLUSTER_BINARY=$(BINARY) node operations/main.mjs $(if $(ONLY),--only '$(ONLY)') $(if $(LOGINS),--logins $(LOGINS)) || exit 1; \
+	done
+
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
 bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 

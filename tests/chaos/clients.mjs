@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ChatUser, TRANSPORTS } from '../harness/client.mjs';
 import { serve } from '../harness/other_process.mjs';
+import { messagesTo } from '../harness/users_list.mjs';
 import { inParallel } from '../harness/wait.mjs';
 import { randomFrom } from './plan.mjs';
 
@@ -33,7 +34,7 @@ class Client {
   }
 
   toMe(users) {
-    return users.flatMap(({ messages }) => messages).filter(({ to }) => to === this.userID).map(({ from, id }) => [from, id]);
+    return messagesTo(this.userID, users);
   }
 
   /** One message at a time, each sent under its id until it is acknowledged: so its order is that of the store. */

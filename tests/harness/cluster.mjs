@@ -1,10 +1,10 @@
 // Starts the release binary as a user would, and ends it: with its own runtime directory and a port of the
 // kernel's choosing, read from the line that says it is ready.
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { endsWithUs } from './leftovers.mjs';
-import { childrenOf, flockHolder, holdersOf, isAlive } from './proc.mjs';
+import { childrenOf, holdersOf, isAlive, workersIn } from './proc.mjs';
 import { startRedis } from './redis.mjs';
 import { borrowRedisCluster } from './redis_cluster.mjs';
 import { Run } from './run.mjs';
@@ -60,13 +60,7 @@ export class Cluster extends Run {
   /** Living workers by worker id, as their locks in the runtime directory say. */
   workersById() {
     const pids = new Set(this.workerPids());
-    const workers = new Map();
-    for (const name of readdirSync(this.runtimeDir)) {
-      const id = /^worker-(\d+)\.lock$/.exec(name)?.[1];
-      const pid = id === undefined ? undefined : flockHolder(join(this.runtimeDir, name));
-      if (pids.has(pid)) workers.set(Number(id), pid);
-    }
-    return workers;
+    return new Map([...workersIn(this.runtimeDir)].filter(([, pid]) => pids.has(pid)));
   }
 
   /** The pids of the workers that serve these client ends (`{localAddress, localPort}`); waits for the handoff. */
@@ -126,6 +120,9 @@ export function temporaryDirectory() {
   return directory;
 }
 
+/** A log-in brings the whole of each conversation, unless a test is about that: they look there for what was missed. */
+const WHOLE_HISTORY = 10_000;
+
 /**
  * A store of the kind that this run of the tests is about, for clusters that share it: options of
  * `startCluster`. Gone with the test.
@@ -140,11 +137,14 @@ export async function emptyStore(t) {
 /**
  * Starts a cluster and waits until it is ready. `redis`: a server to share; `dataDir`: a directory to keep the
  * embedded store in. With neither it gets a store of its own, of the kind that this run of the tests is about,
- * which ends with it. `listen`: instead of a port of the kernel's choosing; `certificate`: speak TLS, with this
- * one. With a test context `t`, the cluster is stopped when that test ends.
+ * which ends with it. `historyLimit`: null for the program's own. `listen`: instead of a port of the kernel's choosing,
+ * or null; `certificate`: speak TLS, with this one. With a test context `t`, the cluster is stopped when that test ends.
  */
 export async function startCluster(
-  { workers = 4, listen = '127.0.0.1:0', balance, certificate, args = [], redis, dataDir, runtimeDir, t, ...options } = {},
+  {
+    workers = 4, listen = '127.0.0.1:0', balance, certificate, args = [], historyLimit = WHOLE_HISTORY, redis, dataDir, runtimeDir, t,
+    ...options
+  } = {},
 ) {
   const owned = [];
   if (!redis && !dataDir && STORE !== 'embedded') {
@@ -160,8 +160,10 @@ export async function startCluster(
   try {
     cluster = new Cluster(
       [
-        ...['--workers', workers, '--listen', listen, '--runtime-dir', runtimeDir],
+        ...['--workers', workers, '--runtime-dir', runtimeDir],
+        ...(listen ? ['--listen', listen] : []),
         ...(redis ? ['--redis', redis.url, ...(redis.url.startsWith('redis+cluster:') ? SHARDED : [])] : ['--data-dir', dataDir]),
+        ...(historyLimit === null ? [] : ['--history-limit', historyLimit]),
         ...(balance ? ['--balance', balance] : []),
         ...(certificate?.args ?? []),
         ...args,

@@ -3,13 +3,18 @@
 import { WebSocket } from 'ws';
 import { endsWithUs } from './leftovers.mjs';
 import { webSocketUrl } from './raw_websocket.mjs';
+import { messagesTo } from './users_list.mjs';
 
 /** Between the end of a connection and the next try, and before a refused message is sent again, in milliseconds. */
 const RETRY_MS = 50;
 
 export class LightUser {
-  constructor(server, username) {
+  /** `retryMs`: instead of the usual pause before it comes back. */
+  constructor(server, username, { retryMs = RETRY_MS } = {}) {
     this.server = server;
+    this.retryMs = retryMs;
+    /** Connections that ended before the log-in was done. */
+    this.attemptsThatFailed = 0;
     this.username = username;
     /** All that was ever sent: `{id, to, content, n, sentAt, ackedAt, at, refusals}`, in order; times in ms. */
     this.sent = [];
@@ -19,6 +24,8 @@ export class LightUser {
     this.ackNumber = 0;
     /** Messages from others that came as events: id by sender and id, to how often. */
     this.heard = new Map();
+    /** Those that came in the list after a connection was lost, likewise. */
+    this.listed = new Set();
     this.acked = 0;
     this.disconnects = 0;
     this.here = false;
@@ -37,9 +44,10 @@ export class LightUser {
 
   gone() {
     if (this.here) this.disconnects += 1;
+    else this.attemptsThatFailed += 1;
     this.here = false;
     this.underWay.clear();
-    if (!this.ended) this.retry = setTimeout(() => this.connect(), RETRY_MS);
+    if (!this.ended) this.retry = setTimeout(() => this.connect(), this.retryMs);
   }
 
   receive(packet) {
@@ -55,6 +63,7 @@ export class LightUser {
     } else if (packet.startsWith('42["session"')) {
       this.session = JSON.parse(packet.slice(2))[1];
     } else if (packet.startsWith('42["users"')) {
+      if (this.disconnects > 0) this.readList(JSON.parse(packet.slice(2))[1]);
       this.loggedIn();
     } else if (packet.startsWith('44')) {
       this.lastRefusal = packet.slice(2);
@@ -62,6 +71,10 @@ export class LightUser {
     } else if (packet === '2') {
       this.ws.send('3');
     }
+  }
+
+  readList(users) {
+    for (const message of messagesTo(this.userID, users)) this.listed.add(message.join(' '));
   }
 
   get userID() {
@@ -84,10 +97,10 @@ export class LightUser {
     return index;
   }
 
-  /** Sends a message to the user with this id as soon as it can, and again until it is acknowledged. */
-  send(to, content) {
+  /** Sends a message to the user with this id as soon as it can, and again until it is acknowledged; then `done` is called. */
+  send(to, content, done) {
     const n = this.sent.length;
-    const message = { id: `${this.username}-${n}`, n, to, content, sentAt: Date.now(), refusals: 0 };
+    const message = { id: `${this.username}-${n}`, n, to, content, sentAt: Date.now(), refusals: 0, done };
     this.sent.push(message);
     this.waiting += 1;
     if (this.here) this.transmit(message);
@@ -109,6 +122,7 @@ export class LightUser {
       message.at = ack.at;
       this.waiting -= 1;
       this.acked += 1;
+      message.done?.();
       return;
     }
     message.refusals += 1;

@@ -39,6 +39,11 @@ export function childrenOf(pid) {
     });
 }
 
+/** The living processes that a process started, and those that they started. */
+export function descendants(pid) {
+  return childrenOf(pid).flatMap((child) => [child, ...descendants(child)]);
+}
+
 /** Resident memory in KiB. */
 export function residentKiB(pid) {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))[1]);
@@ -109,4 +114,15 @@ export function flockHolder(path) {
     if (kind === 'FLOCK' && Number(file.split(':')[2]) === inode) return Number(pid);
   }
   return undefined;
+}
+
+/** The living workers of a runtime directory by worker id, as their locks say, whoever started them. */
+export function workersIn(runtimeDir) {
+  const workers = new Map();
+  for (const name of readdirSync(runtimeDir)) {
+    const id = /^worker-(\d+)\.lock$/.exec(name)?.[1];
+    const pid = id === undefined ? undefined : flockHolder(`${runtimeDir}/${name}`);
+    if (pid !== undefined) workers.set(Number(id), pid);
+  }
+  return workers;
 }

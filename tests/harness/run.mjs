@@ -23,9 +23,12 @@ function cleanEnvironment(extra) {
   return { ...Object.fromEntries(inherited), ...extra };
 }
 
-/** One run of the binary: its output, its end. `wrapper`: a command that executes the one behind it as itself. */
+/**
+ * One run of the binary: its output, its end. `wrapper`: a command that executes the one behind it as itself;
+ * `passed`: descriptors of this process that become 3 and so on there.
+ */
 export class Run {
-  constructor(args, { env = {}, binary = BINARY, wrapper = [], ...options } = {}) {
+  constructor(args, { env = {}, binary = BINARY, wrapper = [], passed = [], ...options } = {}) {
     if (!existsSync(binary)) throw new Error(`${binary} does not exist: make build`);
     this.stdout = '';
     this.stderr = '';
@@ -33,7 +36,7 @@ export class Run {
     this.process = spawn(command, words, {
       ...options,
       env: cleanEnvironment(env),
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...passed],
     });
     this.pid = this.process.pid;
     this.tidied = processEndsWithUs(this.pid);

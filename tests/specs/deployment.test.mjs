@@ -1,7 +1,7 @@
 // The files that others deploy from: as far as they can be checked where they were written.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { temporaryDirectory } from '../harness/cluster.mjs';
@@ -18,8 +18,10 @@ test('systemd accepts the unit and finds it hardened', { skip: !hasSystemd && 'n
   t.after(() => rmSync(directory, { recursive: true }));
   const path = join(directory, 'chat-cluster.service');
   // The binary is not installed here; another that is stands in, and nothing else is changed.
-  writeFileSync(path, unit.replace('ExecStart=/usr/bin/chat-cluster', `ExecStart=${BINARY}`));
-  const verify = spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
+  writeFileSync(path, unit.replaceAll('=/usr/bin/chat-cluster', `=${BINARY}`));
+  const socket = join(directory, 'chat-cluster.socket');
+  copyFileSync(join(CHECKOUT, 'packaging/systemd/chat-cluster.socket'), socket);
+  const verify = spawnSync('systemd-analyze', ['verify', '--man=no', path, socket], { encoding: 'utf8' });
   assert.equal(verify.status, 0, verify.stderr);
   assert.equal(verify.stderr.trim(), '', 'not even a warning');
   const security = spawnSync('systemd-analyze', ['security', '--offline=true', '--threshold=20', path], { encoding: 'utf8' });
@@ -28,6 +30,8 @@ test('systemd accepts the unit and finds it hardened', { skip: !hasSystemd && 'n
 
 test('the unit lets workers outlive their master, and ends them through it', () => {
   assert.equal(setting('ExecStart'), '/usr/bin/chat-cluster');
+  assert.equal(setting('ExecReload'), '/usr/bin/chat-cluster reload');
+  assert.equal(setting('Type'), 'notify');
   assert.equal(setting('KillMode'), 'process');
   assert.equal(setting('RuntimeDirectory'), 'chat-cluster');
   assert.equal(setting('RuntimeDirectoryPreserve'), 'restart');

@@ -30,6 +30,10 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
 }
 
+/// Users who are told of each other. With those who log in before, and are not counted, they are fewer than
+/// 500, up to which ours tells everyone of everyone, too.
+const ACQUAINTED: u32 = 280;
+
 /// What has not come after this long is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -172,17 +176,13 @@ pub(crate) fn steps(quick: bool) -> Vec<Step> {
         step(
             "log-ins",
             "New users log in over WebSocket, 100 at a time, and everyone is told of everyone",
-            batch(
-                Scenario::LogIns,
-                if quick { 400 } else { 800 },
-                Transport::Websocket,
-            ),
+            batch(Scenario::LogIns, ACQUAINTED, Transport::Websocket),
             &[alone, ours, fewer, node],
         ),
         step(
             "log-ins-upgrade",
             "New users log in over polling and upgrade, 100 at a time, and everyone is told of everyone",
-            batch(Scenario::LogIns, 300, Transport::Upgrade),
+            batch(Scenario::LogIns, ACQUAINTED, Transport::Upgrade),
             &[alone, ours, node],
         ),
         step(

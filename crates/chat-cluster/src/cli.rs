@@ -42,11 +42,36 @@ pub(crate) enum Command {
     /// One worker process; started by the master.
     #[command(hide = true)]
     Worker,
+    /// Replace the workers of a running cluster one by one by new ones; also SIGHUP.
+    ///
+    /// A new worker starts from the program on disk and takes new clients; then the one before it
+    /// asks its clients to go to the others, one after the other within --drain-time. Returns when
+    /// the last old worker has gone. If a new worker does not become ready, the rest stays as it is.
+    Reload,
+    /// Have another number of workers in a running cluster, until its next start.
+    Scale(ScaleOptions),
+    /// Replace the master of a running cluster by the program on disk; also SIGUSR2.
+    ///
+    /// The new program is asked first whether it understands this command line. It goes on in the
+    /// same process, with the same workers; to have new workers, too, reload afterwards.
+    Upgrade,
     /// Copy sessions and messages from a data directory into a Redis.
     ///
     /// The cluster that uses the data directory has to be stopped first. Each session and message
     /// keeps what is left of its time. Can be run again: nothing is added twice.
     Migrate(MigrateOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScaleOptions {
+    /// How many workers there are to be, 1 to 128
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
+    pub(crate) workers: u16,
+
+    /// Clients a second that are asked to go from workers that have more than their share, from
+    /// now on; 0: none [default: as it is]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) rebalance: Option<u32>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,10 +178,11 @@ pub(crate) struct Options {
     )]
     durability: DurabilityLevel,
 
-    /// Where the master and its workers meet [default: $XDG_RUNTIME_DIR/chat-cluster,
-    /// or /run/chat-cluster for root]
+    /// Where the master and its workers meet, and where commands find a running cluster
+    /// [default: $XDG_RUNTIME_DIR/chat-cluster, or /run/chat-cluster for root]
     #[arg(
         long,
+        global = true,
         value_name = "DIR",
         env = "CHAT_CLUSTER_RUNTIME_DIR",
         hide_env_values = true
@@ -357,6 +383,40 @@ pub(crate) struct Options {
           default_value = "24h", value_parser = duration)]
     pub(crate) message_ttl: Duration,
 
+    /// Users that a client is told of, beside those that it has written with: while there are more
+    /// users, those who were active last. 0: nobody else
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_ROSTER_LIMIT", hide_env_values = true,
+          default_value = "500", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) roster_limit: u32,
+
+    /// The newest messages of each conversation that a client is sent when it logs in; it asks for
+    /// older ones
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_HISTORY_LIMIT", hide_env_values = true,
+          default_value = "50", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) history_limit: u32,
+
+    /// Messages that are kept for each user; the oldest go first
+    #[arg(long, value_name = "N", env = "CHAT_CLUSTER_HISTORY_MAX", hide_env_values = true,
+          default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) history_max: u32,
+
+    /// A worker that is replaced or not wanted any more asks its clients to go to the others one
+    /// after the other, in that time
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_DRAIN_TIME", hide_env_values = true,
+          default_value = "10s", value_parser = duration)]
+    pub(crate) drain_time: Duration,
+
+    /// Clients a second that are asked to go from workers that have more than their share, as
+    /// after scaling [default: none; new clients fill the others]
+    #[arg(long, value_name = "PER_SECOND", env = "CHAT_CLUSTER_REBALANCE", hide_env_values = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rebalance: Option<u32>,
+
+    /// How long workers serve on without a master; then they send their clients away and end
+    #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_ORPHAN_TIME", hide_env_values = true,
+          default_value = "60s", value_parser = duration)]
+    pub(crate) orphan_time: Duration,
+
     /// A worker whose event loop does not run for that long is killed and replaced
     #[arg(long, value_name = "TIME", env = "CHAT_CLUSTER_STUCK_TIME", hide_env_values = true,
           default_value = "15s", value_parser = duration)]
@@ -394,6 +454,11 @@ pub(crate) struct Options {
         value_enum
     )]
     pub(crate) log_level: LogLevel,
+
+    /// Check the command line and what it names, say what this program is, and end: asked by a
+    /// running master before it becomes this program
+    #[arg(long, hide = true)]
+    pub(crate) preflight: bool,
 }
 
 impl Options {
@@ -405,9 +470,10 @@ impl Options {
     }
 
     /// The flags or their variable, else `PORT` on all addresses, else the
-    /// default. The error is one of usage.
-    pub(crate) fn listen(&self) -> Result<Vec<ListenAddress>, String> {
-        if !self.listen.is_empty() {
+    /// default; `passed`: there are sockets of a service manager, and what was not
+    /// asked for is not listened on. The error is one of usage.
+    pub(crate) fn listen(&self, passed: bool) -> Result<Vec<ListenAddress>, String> {
+        if !self.listen.is_empty() || passed {
             return Ok(self.listen.clone());
         }
         let port = match variable("PORT") {
@@ -515,13 +581,23 @@ mod tests {
     }
 
     #[test]
+    fn the_runtime_directory_of_a_command_stands_before_or_behind_its_name() {
+        for line in ["--runtime-dir /a reload", "reload --runtime-dir /a"] {
+            let words = std::iter::once("chat-cluster").chain(line.split_whitespace());
+            let cli = Cli::parse_from(words);
+            assert!(matches!(cli.command, Some(Command::Reload)));
+            assert_eq!(cli.options.runtime_dir(), PathBuf::from("/a"));
+        }
+    }
+
+    #[test]
     fn the_definition_is_sound_and_every_option_has_a_variable_named_after_it() {
         Cli::command().debug_assert();
         for argument in Cli::command().get_arguments() {
             let Some(long) = argument.get_long() else {
                 continue;
             };
-            if ["help", "version"].contains(&long) {
+            if ["help", "version", "preflight"].contains(&long) {
                 continue;
             }
             let expected = format!("CHAT_CLUSTER_{}", long.replace('-', "_").to_uppercase());
@@ -554,6 +630,10 @@ mod tests {
             "--advertise 127.0.0.1:7000",
             "--max-connections 0",
             "--max-head 100",
+            "--rebalance 0",
+            "scale 0",
+            "scale 129",
+            "scale",
             "--adapter-key=",
             "--no-such-flag",
         ] {
@@ -566,7 +646,7 @@ mod tests {
         let advertise = |text: &str, listen: &str| {
             let line = format!("--advertise {text} --cluster-secret x --listen {listen}");
             let options = parse(&line).unwrap();
-            options.advertise(&options.listen().unwrap())
+            options.advertise(&options.listen(false).unwrap())
         };
         for (text, listen, expected) in [
             ("10.0.0.1:7000", "0.0.0.0:3000", "10.0.0.1:7000"),
@@ -590,7 +670,7 @@ mod tests {
     #[test]
     fn several_addresses_of_all_kinds() {
         let line = "--listen 127.0.0.1:1 --listen [::1]:2 --listen unix:/tmp/x";
-        let listen = parse(line).unwrap().listen().unwrap();
+        let listen = parse(line).unwrap().listen(false).unwrap();
         let texts: Vec<_> = listen.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,

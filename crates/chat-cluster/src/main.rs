@@ -2,32 +2,55 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod control;
 mod master;
 mod migrate;
 mod node;
+mod operator;
 mod option_values;
+mod service_manager;
 mod signals;
 mod telemetry;
+mod upgrade;
 mod worker;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cli::Command;
+use crate::control::Request;
+
 /// The command line or the environment cannot be understood.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    // Before anything is opened.
+    let beginning = master::Beginning::take();
     let cli = cli::Cli::parse();
+    let options = &cli.options;
     let ran = match cli.command {
-        Some(cli::Command::Worker) => worker::run(),
-        Some(cli::Command::Migrate(what)) => migrate::run(&what),
-        None => match master::Settings::new(&cli.options) {
-            Ok(settings) => master::run(settings, &cli.options),
-            Err(error) => {
-                eprintln!("chat-cluster: {error}");
-                return ExitCode::from(USAGE);
-            }
+        Some(Command::Worker) => worker::run(),
+        Some(Command::Migrate(what)) => migrate::run(&what),
+        Some(Command::Reload) => control::ask(&options.runtime_dir(), &Request::Reload),
+        Some(Command::Upgrade) => control::ask(&options.runtime_dir(), &Request::Upgrade),
+        Some(Command::Scale(to)) => {
+            let request = Request::Scale {
+                workers: to.workers.into(),
+                rebalance: to.rebalance,
+            };
+            control::ask(&options.runtime_dir(), &request)
+        }
+        None => match beginning {
+            Err(error) => Err(error),
+            Ok(beginning) => match master::Settings::new(options, beginning.has_sockets()) {
+                Ok(settings) if options.preflight => master::preflight(&settings),
+                Ok(settings) => master::run(settings, options, beginning),
+                Err(error) => {
+                    eprintln!("chat-cluster: {error}");
+                    return ExitCode::from(USAGE);
+                }
+            },
         },
     };
     match ran {

@@ -18,7 +18,7 @@ use sticky_worker::{
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::cli::Options;
-use crate::signals::{StopSignals, block_on};
+use crate::signals::{Signals, block_on};
 use crate::telemetry::{self, LogFormat, LogLevel};
 
 /// The environment variable in which the master gives its workers their
@@ -79,7 +79,11 @@ pub(crate) struct WorkerSettings {
     ping_timeout: Duration,
     session_ttl: Duration,
     message_ttl: Duration,
+    roster_limit: usize,
+    history_limit: usize,
+    history_max: usize,
     presence_grace: Duration,
+    orphan_time: Duration,
     message_max: usize,
     max_payload: usize,
     max_buffered: usize,
@@ -184,7 +188,11 @@ impl WorkerSettings {
             ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
             session_ttl: options.session_ttl,
             message_ttl: options.message_ttl,
+            roster_limit: options.roster_limit as usize,
+            history_limit: options.history_limit as usize,
+            history_max: options.history_max as usize,
             presence_grace: options.presence_grace,
+            orphan_time: options.orphan_time,
             message_max: options.message_max as usize,
             max_payload: options.max_payload as usize,
             max_buffered: options.max_buffered as usize,
@@ -219,6 +227,9 @@ impl WorkerSettings {
         config.ping_timeout = self.ping_timeout;
         config.session_ttl = self.session_ttl;
         config.message_ttl = self.message_ttl;
+        config.roster_limit = self.roster_limit;
+        config.history_limit = self.history_limit;
+        config.history_max = self.history_max;
         config.presence_grace = self.presence_grace;
         config.message_max = self.message_max;
         config.max_payload = self.max_payload;
@@ -265,6 +276,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut config = WorkerConfig::from_env()?;
     config.ping_interval = settings.ping_interval;
     config.ping_timeout = settings.ping_timeout;
+    config.orphan_time = settings.orphan_time;
     settings.serving.apply(&mut config)?;
     // All tasks of this process run on this thread, inside this span.
     let span = tracing::info_span!("worker", id = config.worker.0);
@@ -273,7 +285,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result<()> {
-    let mut signals = StopSignals::new().context("cannot handle signals")?;
+    let mut signals = Signals::new().context("cannot handle signals")?;
     let name = format!("worker-{}", config.worker);
     let id = config.node;
     let chat = settings.chat(&config.runtime_dir, name)?;
@@ -281,7 +293,7 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
     let worker = tokio::select! {
         registered = Worker::register(config) => registered?,
         // Nobody is served yet.
-        _ = signals.next() => return Ok(()),
+        _ = signals.stop() => return Ok(()),
     };
     let chat = Arc::new(Chat::start(chat)?);
     if let Some(register) = settings.register(Some(id)) {
@@ -295,7 +307,7 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
         handle.set_ready(true);
     });
     let asked = async {
-        let signal = signals.next().await;
+        let signal = signals.stop().await;
         tracing::info!(signal, "asked to stop");
     };
     // The name on the bus is in use until the chat has finished.

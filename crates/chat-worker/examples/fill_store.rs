@@ -61,6 +61,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         durability: Durability::Normal,
         session_ttl: DAY,
         message_ttl: DAY,
+        history_max: usize::MAX,
         operation_timeout: Duration::from_secs(60),
         grace: Duration::from_secs(5),
         tend_interval: Duration::from_secs(5),

@@ -85,6 +85,7 @@ fn start_redis(url: &RedisUrl, config: &ChatConfig) -> Result<Parts, StartError>
         RedisStoreConfig {
             session_ttl: config.session_ttl,
             message_ttl: config.message_ttl,
+            history_max: config.history_max,
             operation_timeout: config.store_timeout,
             lease: config.presence_lease,
             grace: config.presence_grace,
@@ -123,6 +124,7 @@ fn start_embedded(embedded: &Embedded, config: &ChatConfig) -> Result<Parts, Sta
             durability: embedded.durability,
             session_ttl: config.session_ttl,
             message_ttl: config.message_ttl,
+            history_max: config.history_max,
             operation_timeout: config.store_timeout,
             grace: config.presence_grace,
             tend_interval: config.presence_interval,

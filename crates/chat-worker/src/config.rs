@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::backend::Backend;
+use crate::chat::history::{HISTORY_DEFAULT, HISTORY_MAX_DEFAULT};
+use crate::chat::roster::ROSTER_DEFAULT;
 use crate::chat::workspace::WorkspacePolicy;
 use crate::origin::{AllowedOrigins, OriginError};
 
@@ -25,6 +27,13 @@ pub struct ChatConfig {
     pub session_ttl: Duration,
     /// How long a user's messages live after the last one. Default 24 h.
     pub message_ttl: Duration,
+    /// Users that a client is told of at its login, and later on; beside its conversation partners,
+    /// who are told of in any case. Up to so many in all, everybody is told of everybody. Default 500.
+    pub roster_limit: usize,
+    /// The newest messages of each conversation that a client is told at its login. Default 50.
+    pub history_limit: usize,
+    /// About the most messages that are kept for a user; older ones go. Default 10,000.
+    pub history_max: usize,
     /// The largest content of a message, in bytes. Default 64 KiB. It cannot usefully be larger
     /// than a packet, 1,000,000 bytes.
     pub message_max: usize,
@@ -70,6 +79,9 @@ impl ChatConfig {
             name: None,
             session_ttl: DAY,
             message_ttl: DAY,
+            roster_limit: ROSTER_DEFAULT,
+            history_limit: HISTORY_DEFAULT,
+            history_max: HISTORY_MAX_DEFAULT,
             message_max: 64 * 1024,
             max_payload: 1_000_000,
             max_buffered: 8 << 20,

@@ -133,6 +133,8 @@ impl Chat {
             .merge(publish_routes::routes(sockets.clone(), publishing));
         let background = vec![
             tokio::spawn(sockets::keep_presence(sockets.clone())).abort_handle(),
+            tokio::spawn(sockets::keep_roll(sockets.clone())).abort_handle(),
+            tokio::spawn(sockets::look_around(sockets.clone())).abort_handle(),
             tokio::spawn(sockets::keep_caught_up(sockets.clone())).abort_handle(),
         ];
         Ok(Self {

@@ -12,10 +12,13 @@ use redis::{RedisError, RedisResult, Script};
 
 use crate::chat::lobby::Line;
 use crate::chat::message::Message;
+use crate::chat::roster::User;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::redis_connection::RedisConnection;
 use crate::redis_url::RedisUrl;
-use crate::store::redis::{DEDUPE_WINDOW, LOBBY_LOG};
+use crate::store::redis::{
+    DEDUPE_WINDOW, ENROL, LOBBY_LOG, ask_whether_listed, enrolment, write_absent,
+};
 use crate::store::sqlite::{DatabaseError, Expiring, Export, Known, Log, Mark};
 
 /// Messages of one command.
@@ -182,6 +185,7 @@ struct Target {
     connection: RedisConnection,
     replace: Script,
     add_session: Script,
+    enrol: Script,
     add_lobby: Script,
 }
 
@@ -208,6 +212,7 @@ impl Target {
             connection: RedisConnection::open(url, PATIENCE).await?,
             replace: Script::new(REPLACE),
             add_session: Script::new(ADD_SESSION),
+            enrol: Script::new(ENROL),
             add_lobby: Script::new(ADD_LOBBY),
         })
     }
@@ -257,9 +262,45 @@ impl Target {
             return Ok(());
         }
         let added: Vec<bool> = commands.query_async(&mut self.connection).await?;
+        self.add_users(sessions).await?;
         let new = added.iter().filter(|added| **added).count();
         progress.sessions_added += new as u64;
         progress.present += (added.len() - new) as u64;
+        Ok(())
+    }
+
+    /// Has their users listed, as if each had come and gone; not those who are.
+    async fn add_users(&mut self, sessions: &[Expiring<Known>]) -> RedisResult<()> {
+        let living = sessions.iter().filter(|session| !session.left.is_zero());
+        let living: Vec<(User, u64)> = living
+            .map(|Expiring { value, left }| {
+                let user = User {
+                    id: value.session.user.clone(),
+                    name: value.session.name.clone(),
+                    connected: false,
+                };
+                (user, (left.as_millis() as u64).max(1))
+            })
+            .collect();
+        if living.is_empty() {
+            return Ok(());
+        }
+        let mut commands = redis::pipe();
+        for (user, left_ms) in &living {
+            write_absent(&mut commands, &user.id, &user.name, *left_ms);
+            ask_whether_listed(&mut commands, user);
+        }
+        let listed: Vec<Option<f64>> = commands.query_async(&mut self.connection).await?;
+        let missing = living.iter().zip(listed).filter(|(_, at)| at.is_none());
+        let mut commands = redis::pipe();
+        for ((user, _), _) in missing {
+            commands.invoke_script(&enrolment(&self.enrol, user, false));
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        self.enrol.load_async(&mut self.connection).await?;
+        let _: Vec<(u64, u64)> = commands.query_async(&mut self.connection).await?;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use redis_adapter::{Bus, BusError, Publication};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use conformance::{Cluster, Lives, PATIENCE, message, session, unannounced};
+use conformance::{Cluster, Lives, PATIENCE, connected, message, session, unannounced};
 
 /// Keeps what is published.
 struct Recorder {
@@ -64,6 +64,7 @@ impl Cluster for Directory {
         let config = SqliteStoreConfig {
             session_ttl: lives.session,
             message_ttl: lives.message,
+            history_max: lives.kept,
             ..config(self.0.path())
         };
         SqliteStore::start(config, Recorder::new()).unwrap()
@@ -76,6 +77,7 @@ fn config(data_dir: &Path) -> SqliteStoreConfig {
         durability: Durability::Normal,
         session_ttl: Duration::from_secs(24 * 60 * 60),
         message_ttl: Duration::from_secs(24 * 60 * 60),
+        history_max: 10_000,
         operation_timeout: Duration::from_secs(10),
         grace: conformance::GRACE,
         tend_interval: Duration::from_millis(200),
@@ -102,6 +104,7 @@ async fn sqlite_conforms_when_each_commit_is_synced() {
                 durability: Durability::Full,
                 session_ttl: lives.session,
                 message_ttl: lives.message,
+                history_max: lives.kept,
                 ..config(self.0.path())
             };
             SqliteStore::start(config, Recorder::new()).unwrap()
@@ -217,6 +220,11 @@ async fn a_message_is_announced_once_and_before_it_is_acknowledged() {
     }
 }
 
+async fn is_connected(store: &Arc<SqliteStore>, user: &str) -> bool {
+    let store: Arc<dyn Store> = store.clone();
+    connected(&store, user).await == Some(true)
+}
+
 /// While nobody can write, sends are refused in time and reads go on; what was refused because its
 /// time was over is not stored behind its sender's back.
 #[tokio::test]
@@ -229,7 +237,7 @@ async fn a_lock_that_is_not_given_back_costs_bounded_time_and_nothing_else() {
     store.connect(&session("a"), "s1").await.unwrap();
     send(&store, "m1", "a", "b").await;
     up(&store, true).await;
-    assert_eq!(store.users().await.unwrap().len(), 1);
+    assert!(is_connected(&store, "a").await);
 
     let lock = File::open(dir.path().join("writer.lock")).unwrap();
     lock.lock().unwrap();
@@ -243,7 +251,7 @@ async fn a_lock_that_is_not_given_back_costs_bounded_time_and_nothing_else() {
     assert!(asked.elapsed() < Duration::from_secs(10));
     up(&store, false).await;
     assert_eq!(ids(&replayed(&store, "b").await), ["m1"]);
-    assert_eq!(store.users().await.unwrap().len(), 1);
+    assert!(is_connected(&store, "a").await);
     assert!(store.find_session("session-of-a").await.unwrap().is_some());
     lock.unlock().unwrap();
 
@@ -261,6 +269,7 @@ async fn what_nobody_has_any_more_is_removed_and_what_one_side_has_is_kept() {
     let ttl = Duration::from_millis(1500);
     let store = start(SqliteStoreConfig {
         message_ttl: ttl,
+        history_max: 10_000,
         ..config(dir.path())
     });
     up(&store, true).await;
@@ -324,18 +333,45 @@ async fn a_position_by_age_leaves_out_what_is_older_and_nothing_else() {
     assert_eq!(from(since.elapsed()).await, "m3 m4");
 }
 
+/// Makes of the present version the second one, which has no index of users.
+const SECOND_VERSION: &str = "
+    DROP INDEX sessions_by_user; DROP TABLE users; DROP TABLE names;
+    DELETE FROM state WHERE name IN ('version', 'users'); PRAGMA user_version = 2;
+    INSERT INTO sessions (id, user, name, expires) VALUES ('s', 'u', 'Ada', 1 << 60);";
+
+fn older_database(dir: &std::path::Path, sql: &[&str]) {
+    sqlite::check(dir).unwrap();
+    let database = Connection::open(dir.join("chat.db")).unwrap();
+    database.execute_batch(&sql.concat()).unwrap();
+    drop(database);
+    sqlite::check(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_the_second_version_gets_its_index_of_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = "INSERT INTO sessions (id, user, name, expires)
+        VALUES ('t', 'u', 'Ada', 1 << 60), ('v', 'w', 'Eve', 1 << 60);";
+    older_database(dir.path(), &[SECOND_VERSION, more]);
+    let store: Arc<dyn Store> = SqliteStore::start(config(dir.path()), Recorder::new()).unwrap();
+    let users = conformance::everybody(&store).await;
+    let users: Vec<_> = users
+        .iter()
+        .map(|user| (&*user.id, &*user.name, user.connected))
+        .collect();
+    assert_eq!(users, [("u", "Ada", false), ("w", "Eve", false)]);
+    assert_eq!(store.recent(0, 9).await.unwrap().total, 2);
+}
+
 /// A database of the first version has neither a lobby nor ends of sessions.
 #[tokio::test]
 async fn a_database_of_the_first_version_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
-    sqlite::check(dir.path()).unwrap();
-    let first = "DROP TABLE lobby; ALTER TABLE sessions DROP COLUMN ended; PRAGMA user_version = 1;
-        INSERT INTO sessions (id, user, name, expires) VALUES ('s', 'u', 'Ada', 1 << 60);";
-    let database = Connection::open(dir.path().join("chat.db")).unwrap();
-    database.execute_batch(first).unwrap();
-    drop(database);
-    sqlite::check(dir.path()).unwrap();
+    let first =
+        "DROP TABLE lobby; ALTER TABLE sessions DROP COLUMN ended; PRAGMA user_version = 1;";
+    older_database(dir.path(), &[SECOND_VERSION, first]);
     let store = SqliteStore::start(config(dir.path()), Recorder::new()).unwrap();
+    assert!(!is_connected(&store, "u").await);
     let found = store.find_session("s").await.unwrap();
     assert_eq!(found.map(|session| session.name), Some("Ada".to_owned()));
     assert!(store.end_session("s").await.unwrap());

@@ -12,7 +12,7 @@ use crate::worker_id::{Generation, NodeId, WorkerId};
 
 /// The version of this protocol, said in [`Packet::Hello`]. A master refuses a
 /// worker that speaks another.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Most sockets in one [`Packet::Handoff`]; the kernel's own bound is 253
 /// descriptors a message.
@@ -41,6 +41,7 @@ const LEAVING: u8 = 9;
 const PRESENT: u8 = 10;
 const CLOSED: u8 = 11;
 const TICKET_KEYS: u8 = 12;
+const SHED: u8 = 13;
 
 /// A worker's first packet. The descriptor of its scoreboard page travels with
 /// it.
@@ -56,6 +57,8 @@ pub struct Hello {
     pub pid: u32,
     /// Whether it can serve at once.
     pub ready: bool,
+    /// It drains already: it gets no clients that are not its own, and needs no place.
+    pub leaving: bool,
     /// Sockets it has received from earlier masters: the sequence number of the
     /// first socket of this channel.
     pub received: u64,
@@ -110,12 +113,18 @@ pub enum Packet {
         /// At most [`MAX_SOCKETS`].
         sockets: Vec<SocketInfo>,
     },
-    /// Master to worker: ask your clients to return and leave within that many
-    /// milliseconds.
+    /// Master to worker: ask your clients to return, and leave. A second one counts
+    /// instead of the first.
     Drain {
-        /// Milliseconds from now.
+        /// The wishes are spread over that many milliseconds, in which handshakes
+        /// that still arrive are served. 0: all at once, and there is no other
+        /// worker for handshakes either: they are refused.
+        spread_ms: u32,
+        /// Milliseconds from now until it has left.
         within_ms: u32,
     },
+    /// Master to worker: ask that many of your clients to return, any of them.
+    Shed(u32),
     /// Worker to master: whether new sockets are welcome.
     Ready(bool),
     /// Worker to master: the scoreboard changed after the master asked to be
@@ -175,7 +184,7 @@ impl Packet {
                 out.extend(hello.node.0.to_be_bytes());
                 out.extend(hello.generation.0.to_be_bytes());
                 out.extend(hello.pid.to_be_bytes());
-                out.push(hello.ready.into());
+                out.extend([u8::from(hello.ready), u8::from(hello.leaving)]);
                 out.extend(hello.received.to_be_bytes());
                 out.extend(hello.balanced_received.to_be_bytes());
             }
@@ -190,9 +199,17 @@ impl Packet {
                     encode_socket(socket, out);
                 }
             }
-            Packet::Drain { within_ms } => {
+            Packet::Drain {
+                spread_ms,
+                within_ms,
+            } => {
                 out.push(DRAIN);
+                out.extend(spread_ms.to_be_bytes());
                 out.extend(within_ms.to_be_bytes());
+            }
+            Packet::Shed(count) => {
+                out.push(SHED);
+                out.extend(count.to_be_bytes());
             }
             Packet::Ready(ready) => out.extend([READY, u8::from(*ready)]),
             Packet::Progress => out.push(PROGRESS),
@@ -230,7 +247,8 @@ impl Packet {
             WELCOME => Some(Packet::Welcome),
             RETIRE => Some(Packet::Retire),
             HANDOFF => fields.handoff(),
-            DRAIN => fields.u32().map(|within_ms| Packet::Drain { within_ms }),
+            DRAIN => fields.drain(),
+            SHED => fields.u32().map(Packet::Shed),
             READY => fields.flag().map(Packet::Ready),
             PROGRESS => Some(Packet::Progress),
             LOST => fields.lost(),
@@ -319,8 +337,16 @@ impl Fields<'_> {
             generation: Generation(self.u64()?),
             pid: self.u32()?,
             ready: self.flag()?,
+            leaving: self.flag()?,
             received: self.u64()?,
             balanced_received: self.u64()?,
+        })
+    }
+
+    fn drain(&mut self) -> Option<Packet> {
+        Some(Packet::Drain {
+            spread_ms: self.u32()?,
+            within_ms: self.u32()?,
         })
     }
 
@@ -426,6 +452,7 @@ mod tests {
                 generation: Generation(u64::MAX),
                 pid: 4711,
                 ready: true,
+                leaving: false,
                 received: 9,
                 balanced_received: 7,
             }),
@@ -443,7 +470,11 @@ mod tests {
                 first: 0,
                 sockets: vec![unix; MAX_SOCKETS],
             },
-            Packet::Drain { within_ms: 9_000 },
+            Packet::Drain {
+                spread_ms: 10_000,
+                within_ms: 16_000,
+            },
+            Packet::Shed(70_000),
             Packet::Ready(false),
             Packet::Progress,
             Packet::Lost { first: 5, count: 2 },
@@ -500,7 +531,7 @@ mod tests {
                     .wrapping_add(1);
                 *byte = (state >> 56) as u8;
             }
-            bytes[0] %= 14;
+            bytes[0] %= 15;
             let _ = Packet::decode(&bytes[..(state >> 33) as usize % 65]);
         }
     }

@@ -159,6 +159,17 @@ impl Listener {
         Ok(Listener { socket })
     }
 
+    /// Takes a socket that listens already.
+    pub fn inherit(socket: OwnedFd) -> io::Result<Listener> {
+        let socket = readiness::watch(socket, Interest::READABLE)?;
+        Ok(Listener { socket })
+    }
+
+    /// The socket, for [`inherit`](Self::inherit) in another process image.
+    pub fn bequeath(self) -> OwnedFd {
+        self.socket.into_inner()
+    }
+
     /// The next connection. Safe to cancel.
     pub async fn accept(&self) -> io::Result<Channel> {
         loop {

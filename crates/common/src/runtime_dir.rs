@@ -3,13 +3,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::getuid;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::worker_id::{Generation, WorkerId};
@@ -67,7 +68,21 @@ pub enum RuntimeDirError {
 /// it ends.
 #[derive(Debug)]
 pub struct HeldLock {
-    _file: Flock<File>,
+    /// Closing it ends the lock.
+    file: OwnedFd,
+}
+
+impl HeldLock {
+    /// The lock that this descriptor holds: of a process image before this one.
+    pub fn inherit(file: OwnedFd) -> HeldLock {
+        HeldLock { file }
+    }
+}
+
+impl From<HeldLock> for OwnedFd {
+    fn from(lock: HeldLock) -> OwnedFd {
+        lock.file
+    }
 }
 
 /// An existing directory of ours, mode 0700.
@@ -142,6 +157,11 @@ impl RuntimeDir {
         self.path.join("master.sock")
     }
 
+    /// Where a running master takes commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
     /// Where a worker serves plain HTTP/1.1 to the others.
     pub fn relay_socket(&self, worker: WorkerId) -> PathBuf {
         self.path.join(format!("worker-{worker}.http"))
@@ -200,7 +220,7 @@ impl RuntimeDir {
             path: path.clone(),
             source,
         };
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -208,17 +228,17 @@ impl RuntimeDir {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => locked,
-            Err((mut file, Errno::EWOULDBLOCK)) => return Err(held(written_pid(&mut file))),
-            Err((_, errno)) => return Err(failed(errno.into())),
-        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(held(written_pid(&mut file))),
+            Err(errno) => return Err(failed(errno.into())),
+        }
         // The pid is for people and for the next master; the lock is the truth.
         let text = format!("{}\n", std::process::id());
         file.set_len(0)
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
-        Ok(HeldLock { _file: file })
+        Ok(HeldLock { file: file.into() })
     }
 }
 

@@ -263,6 +263,12 @@ impl Namespace {
         }
         opts.rooms.extend(header.rooms);
         opts.except.extend(header.except);
+        if opts.rooms.is_empty()
+            && let Some(act) = self.shared.overhear(&self.path, broadcast::uid(message)?)
+            && let Some((json, _)) = broadcast::json_of(&packet)
+        {
+            act(json);
+        }
         if let Err(errors) = self.deliver(packet, opts) {
             // As for a local broadcast, which reports it to its caller: some
             // client's queue is full or has just closed.

@@ -97,6 +97,13 @@ impl Nodes {
 
 /// Says that this process lives, as long as it does.
 pub(crate) async fn live(shared: Weak<Shared>) {
+    // Said before, not all others would hear it, and would take it for a gap.
+    let up = shared.upgrade().map(|shared| shared.bus.watch_up());
+    if let Some(mut up) = up
+        && up.wait_for(|up| *up).await.is_err()
+    {
+        return;
+    }
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -70,6 +70,10 @@ impl Default for AdapterOptions {
     }
 }
 
+/// The sender's id in what is for servers without this adapter only: as long as a random one, of which one
+/// in 10^10 is the same.
+const ELSEWHERE: &str = "others";
+
 pub(crate) fn random_uid() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = [0; 6];
@@ -153,6 +157,7 @@ impl AdapterState {
             requests: AtomicU64::new(0),
             namespaces: RwLock::default(),
             listeners: RwLock::default(),
+            overhears: RwLock::default(),
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
@@ -290,6 +295,24 @@ impl AdapterState {
         Box::pin(async move { Ok(confirmation?.await?) })
     }
 
+    /// Broadcasts `event` in `namespace` to everyone on servers without this adapter, and to nobody
+    /// else: for what processes with it know already. The publication is queued when this returns.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or the event cannot be written.
+    pub fn broadcast_elsewhere<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        event: &str,
+        data: &T,
+    ) -> Result<BoxFuture<'static, Result<(), BusError>>, EmitError> {
+        let (namespace, packet) = self.event(namespace, event, data)?;
+        let nobody: [&str; 0] = [];
+        let Publication { channel, payload } =
+            namespace.publication(ELSEWHERE, &packet, &nobody, &nobody, false)?;
+        Ok(self.0.bus.publish(channel, payload))
+    }
+
     /// An event for someone else to publish, such as a store that does it
     /// together with a write: what [`broadcast_event`](Self::broadcast_event)
     /// would publish, but under no process's id, so that every process delivers
@@ -362,6 +385,18 @@ impl AdapterState {
     /// `act` must not block. A second listener of a channel replaces the first.
     pub fn listen(&self, channel: &str, act: impl Fn(&Bytes) + Send + Sync + 'static) {
         self.add_listener(channel, Arc::new(act), false);
+    }
+
+    /// Calls `act` with each event that a server without this adapter broadcasts to everyone in
+    /// `namespace`, as JSON text `["event", args...]`, just before it is delivered. `act` must not
+    /// block. A second one for a namespace replaces the first.
+    pub fn overhear(&self, namespace: &str, act: impl Fn(&str) + Send + Sync + 'static) {
+        let mut overhears = self
+            .0
+            .overhears
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        overhears.insert(namespace.to_owned(), Arc::new(act));
     }
 
     /// The same for a channel of which the application keeps what is published: after a gap what
@@ -457,6 +492,9 @@ impl AdapterState {
     }
 }
 
+/// What is done with what servers without this adapter tell everyone.
+pub(crate) type Overhear = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What is done with each message on a channel of the application.
 type Act = Arc<dyn Fn(&Bytes) + Send + Sync>;
 
@@ -487,6 +525,7 @@ pub(crate) struct Shared {
     requests: AtomicU64,
     namespaces: RwLock<HashMap<Arc<str>, Weak<Namespace>>>,
     listeners: RwLock<HashMap<String, Listener>>,
+    overhears: RwLock<HashMap<String, Overhear>>,
     received: AtomicU64,
     malformed: AtomicU64,
     gaps: AtomicU64,
@@ -584,6 +623,17 @@ impl Shared {
         listeners.get(channel).cloned()
     }
 
+    /// What is done with what the process called `uid` tells everyone in a namespace.
+    pub(crate) fn overhear(&self, namespace: &str, uid: &[u8]) -> Option<Overhear> {
+        let overhears = self.overhears.read();
+        let act = overhears
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(namespace)
+            .cloned()?;
+        let is_known = std::str::from_utf8(uid).is_ok_and(|uid| self.nodes.knows(uid));
+        (!is_known).then_some(act)
+    }
+
     /// Whether what comes on `channel` waits, after a gap, until that was made good.
     fn is_in_order(&self, channel: &str) -> bool {
         if let Some(listener) = self.listener(channel) {
@@ -618,7 +668,8 @@ impl Shared {
 
     fn on_broadcast(&self, channel: &str, message: &Bytes) -> Result<(), DecodeError> {
         // Before anything else: a broadcast that everybody hears comes back to its sender too.
-        if broadcast::uid(message)? == self.uid.as_bytes() {
+        let uid = broadcast::uid(message)?;
+        if uid == self.uid.as_bytes() || uid == ELSEWHERE.as_bytes() {
             return Ok(());
         }
         self.received.fetch_add(1, Ordering::Relaxed);

@@ -59,6 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             generation: Generation(number(worker_env::GENERATION)),
             pid: std::process::id(),
             ready: true,
+            leaving: false,
             received: board.received.load(SeqCst),
             balanced_received: board.settled.load(SeqCst),
         };

@@ -2,11 +2,13 @@
 //! routed. Never reads a byte of a client's and never waits for a worker.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::exhaustion::is_exhaustion;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client_socket::{ClientSocket, Sight};
@@ -17,68 +19,93 @@ use crate::listener::Listener;
 /// in the kernel's backlog meanwhile.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until it is cancelled. A permit stands for a descriptor; it is taken
-/// before the connection is.
-pub(crate) async fn run(cluster: Arc<Cluster>, listener: Arc<Listener>, permits: Arc<Semaphore>) {
+/// Accepts until it is cancelled, or the cluster is handed over: then the result
+/// is the connections whose first request has not come yet. `earlier`: such
+/// connections of the process image before.
+pub(crate) async fn run(
+    cluster: Arc<Cluster>,
+    listener: Arc<Listener>,
+    earlier: Vec<ClientSocket>,
+) -> Vec<ClientSocket> {
+    let mut heads = JoinSet::new();
+    for socket in earlier {
+        receive(&cluster, socket, &mut heads);
+    }
+    let mut over = pin!(cluster.handed_over());
     let mut exhausted = false;
     loop {
-        let Some(permit) = permit(&cluster, &permits).await else {
-            return;
+        let accepted = tokio::select! {
+            biased;
+            () = over.as_mut() => break,
+            Some(_) = heads.join_next() => continue,
+            accepted = accept(&cluster, &listener) => accepted,
         };
-        match listener.accept().await {
-            Ok((fd, peer)) => {
+        match accepted {
+            Ok(socket) => {
                 exhausted = false;
-                let socket = ClientSocket::new(fd, peer, listener.entrance(), permit);
-                receive(&cluster, socket);
+                receive(&cluster, socket, &mut heads);
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {
                     tracing::error!(%error, address = %listener.address(), "cannot accept; pausing");
                 }
                 exhausted = true;
-                pause(permit).await;
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
             // Of the one connection, which is gone already.
             Err(error) => tracing::debug!(%error, "a connection failed before it was accepted"),
         }
     }
+    heads.join_all().await.into_iter().flatten().collect()
+}
+
+/// A permit stands for a descriptor; it is taken before the connection is.
+async fn accept(cluster: &Cluster, listener: &Listener) -> io::Result<ClientSocket> {
+    let permit = permit(cluster).await?;
+    let (fd, peer) = listener.accept().await?;
+    Ok(ClientSocket::new(fd, peer, listener.entrance(), permit))
 }
 
 /// Where there is none left, who has been silent for the longest has to go: so
 /// no number of them keeps others from coming in.
-async fn permit(cluster: &Cluster, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = permits.clone().try_acquire_owned() {
-        return Some(permit);
+async fn permit(cluster: &Cluster) -> io::Result<OwnedSemaphorePermit> {
+    if let Ok(permit) = cluster.permits.clone().try_acquire_owned() {
+        return Ok(permit);
     }
     if cluster.watched.end_oldest() {
         cluster.tally.ended_silent();
     }
-    permits.clone().acquire_owned().await.ok()
+    let permit = cluster.permits.clone().acquire_owned().await;
+    permit.map_err(io::Error::other)
 }
 
-async fn pause(permit: OwnedSemaphorePermit) {
-    drop(permit);
-    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-}
-
-fn receive(cluster: &Arc<Cluster>, mut socket: ClientSocket) {
+fn receive(
+    cluster: &Arc<Cluster>,
+    mut socket: ClientSocket,
+    heads: &mut JoinSet<Option<ClientSocket>>,
+) {
     match socket.look(&cluster.reading) {
         Sight::Incomplete { .. } => {
-            tokio::spawn(await_head(cluster.clone(), socket));
+            heads.spawn(await_head(cluster.clone(), socket));
         }
         sight => act(cluster, socket, sight),
     }
 }
 
-async fn await_head(cluster: Arc<Cluster>, socket: ClientSocket) -> io::Result<()> {
+/// The result is a connection whose head had not come when the cluster was handed
+/// over.
+async fn await_head(cluster: Arc<Cluster>, socket: ClientSocket) -> Option<ClientSocket> {
     let deadline = Instant::now() + cluster.config.head_time;
     let must_end = cluster.watched.enter();
     let (socket, sight) = tokio::select! {
-        watched = socket.watch(deadline, &cluster.reading) => watched?,
-        () = must_end.ended() => return Ok(()),
+        watched = socket.watch(deadline, &cluster.reading, cluster.handed_over()) => watched.ok()?,
+        () = must_end.ended() => return None,
     };
+    if matches!(sight, Sight::Incomplete { .. }) {
+        return Some(socket);
+    }
     act(&cluster, socket, sight);
-    Ok(())
+    None
 }
 
 fn act(cluster: &Cluster, socket: ClientSocket, sight: Sight) {

@@ -35,6 +35,13 @@ impl Balance {
     ];
 }
 
+impl Balance {
+    /// Whether a client that is asked to move comes back to the same worker.
+    pub fn keeps_clients(self, affinity_cookie: Option<&str>) -> bool {
+        affinity_cookie.is_some() || self == Balance::ClientHash
+    }
+}
+
 impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = Self::NAMES.iter().find(|(_, method)| method == self);

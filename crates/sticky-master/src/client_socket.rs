@@ -2,6 +2,7 @@
 //! never taken: the worker reads the request from its first byte. The one
 //! exception is the PROXY protocol's header, which is none of the client's.
 
+use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
@@ -46,12 +47,12 @@ pub(crate) struct ClientSocket {
 
 /// What is known of a connection so far.
 #[derive(Clone, Copy, Debug)]
-struct Arrival {
-    entrance: Entrance,
-    peer: Option<SocketAddr>,
-    header_due: bool,
+pub(crate) struct Arrival {
+    pub(crate) entrance: Entrance,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) header_due: bool,
     speaks: Speaks,
-    client: Option<IpAddr>,
+    pub(crate) client: Option<IpAddr>,
 }
 
 /// What looking at a socket showed.
@@ -78,18 +79,23 @@ impl ClientSocket {
         entrance: Entrance,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let arrival = Arrival {
-            entrance,
-            peer,
-            header_due: entrance.proxy_protocol,
-            speaks: entrance.clients.unwrap_or(Speaks::Relay),
-            client: peer.map(|peer| peer.ip()),
-        };
+        let client = peer.map(|peer| peer.ip());
+        let arrival = Arrival::again(entrance, peer, client, entrance.proxy_protocol);
+        ClientSocket::again(fd, arrival, permit)
+    }
+
+    /// A connection of which something is known already.
+    pub(crate) fn again(fd: OwnedFd, arrival: Arrival, permit: OwnedSemaphorePermit) -> Self {
         ClientSocket {
             fd,
             arrival,
             permit,
         }
+    }
+
+    /// The connection and what is known of it.
+    pub(crate) fn into_parts(self) -> (OwnedFd, Arrival) {
+        (self.fd, self.arrival)
     }
 
     /// The address at the other end, or the one that a PROXY protocol header
@@ -115,15 +121,20 @@ impl ClientSocket {
     }
 
     /// Waits until there is enough to see, until `deadline` at most. Who sent
-    /// nothing until then is gone, who sent part of a head is refused. The error
-    /// is this process's (no memory, no more watches).
+    /// nothing until then is gone, who sent part of a head is refused. `stop` ends
+    /// the waiting with [`Sight::Incomplete`]. The error is this process's (no
+    /// memory, no more watches).
     pub(crate) async fn watch(
         mut self,
         deadline: Instant,
         reading: &Reading,
+        stop: impl Future<Output = ()>,
     ) -> io::Result<(Self, Sight)> {
         let watched = readiness::watch(self.fd, Interest::READABLE)?;
-        let sight = watch(&watched, &mut self.arrival, deadline, reading).await;
+        let sight = tokio::select! {
+            sight = watch(&watched, &mut self.arrival, deadline, reading) => sight,
+            () = stop => Sight::Incomplete { begun: true },
+        };
         self.fd = watched.into_inner();
         Ok((self, sight))
     }
@@ -185,6 +196,23 @@ async fn watch(
 }
 
 impl Arrival {
+    /// What is known before, or without, another look. `header_due`: a PROXY
+    /// protocol header is still to come.
+    pub(crate) fn again(
+        entrance: Entrance,
+        peer: Option<SocketAddr>,
+        client: Option<IpAddr>,
+        header_due: bool,
+    ) -> Arrival {
+        Arrival {
+            entrance,
+            peer,
+            header_due,
+            speaks: entrance.clients.unwrap_or(Speaks::Relay),
+            client,
+        }
+    }
+
     fn look(&mut self, fd: BorrowedFd<'_>, reading: &Reading) -> Sight {
         let mut buffer = [MaybeUninit::uninit(); PEEK_MAX];
         let most = reading.head_max.clamp(proxy_header::LENGTH_MAX, PEEK_MAX);

@@ -2,25 +2,29 @@
 //! never held across an await, and the signals by which the tasks wake each
 //! other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::handoff::Packet;
+use common::handoff_channel::Channel;
 use common::runtime_dir::RuntimeDir;
 use common::ticket_keys::{TicketKey, TicketKeys};
 use common::worker_id::{Generation, NodeId, WorkerId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::client_socket::ClientSocket;
+use crate::client_socket::{ClientSocket, PEEK_MAX};
+use crate::command::CommandError;
 use crate::config::MasterConfig;
 use crate::entrance::Reading;
 use crate::member::Member;
 use crate::pool::{Limits, Pool, Refused};
+use crate::process::Process;
 use crate::request_head::Claim;
+use crate::seat::{Leaver, Seat, until_known, until_true};
 use crate::tally::Tally;
 use crate::watched::Watched;
 
@@ -31,6 +35,12 @@ const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
 /// way to a worker that does not take them.
 const LIMIT_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A request head of fewer bytes is hardly one.
+const HEAD_MIN: usize = 1024;
+/// Descriptors for a worker and one that it succeeds: a channel, the pidfd by which
+/// it is killed, and the one by which its end is seen, each twice.
+pub(crate) const WORKER_DESCRIPTORS: u64 = 6;
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -40,18 +50,6 @@ pub(crate) enum Phase {
     Stopping,
     /// Workers are killed.
     Killing,
-}
-
-/// What is known of a worker process from its start to its end, whether it has
-/// registered or not.
-#[derive(Debug, Default)]
-pub(crate) struct Seat {
-    /// It was ready at some time.
-    pub was_ready: AtomicBool,
-    /// Told when it drains by itself.
-    pub leaving: Notify,
-    /// Told when its channel has ended.
-    pub gone: Notify,
 }
 
 /// The shared state of a master.
@@ -71,7 +69,17 @@ pub(crate) struct Cluster {
     ticket_keys: Mutex<TicketKeys>,
     pool: Mutex<Pool>,
     seats: Mutex<BTreeMap<WorkerId, Arc<Seat>>>,
-    surplus: Mutex<BTreeSet<WorkerId>>,
+    /// How many workers there are to be.
+    pub wanted: AtomicUsize,
+    /// How many clients a second are asked to go from crowded workers; 0: none.
+    pub rebalance: AtomicU32,
+    /// A permit stands for a descriptor of a client's connection.
+    pub permits: Arc<Semaphore>,
+    /// As many workers as have descriptors set aside for them.
+    provided: AtomicUsize,
+    leavers: watch::Sender<usize>,
+    handed_over: watch::Sender<bool>,
+    strays: watch::Sender<Option<mpsc::UnboundedSender<Process>>>,
     staged: Notify,
     look_again: Notify,
     ready: watch::Sender<usize>,
@@ -97,7 +105,7 @@ impl Cluster {
         }
         Cluster {
             reading: Reading {
-                head_max: config.head_max,
+                head_max: config.head_max.clamp(HEAD_MIN, PEEK_MAX),
                 trusted_proxies: config.trusted_proxies.clone(),
                 affinity_cookie: config.affinity_cookie.clone(),
             },
@@ -107,7 +115,13 @@ impl Cluster {
             ticket_keys: Mutex::default(),
             pool: Mutex::new(pool),
             seats: Mutex::default(),
-            surplus: Mutex::default(),
+            wanted: AtomicUsize::new(config.workers),
+            rebalance: AtomicU32::new(config.rebalance.unwrap_or(0)),
+            permits: Arc::new(Semaphore::new(descriptors)),
+            provided: AtomicUsize::new(config.workers),
+            leavers: watch::Sender::new(0),
+            handed_over: watch::Sender::default(),
+            strays: watch::Sender::default(),
             staged: Notify::new(),
             look_again: Notify::new(),
             ready: watch::Sender::new(0),
@@ -134,17 +148,7 @@ impl Cluster {
 
     /// Which node this is, once that is known.
     pub(crate) async fn node(&self) -> NodeId {
-        let mut node = self.node.subscribe();
-        let known = node
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|node| *node);
-        match known {
-            Some(node) => node,
-            // The sender is a part of `self`, and lives.
-            None => std::future::pending().await,
-        }
+        until_known(&self.node).await
     }
 
     /// Which node this is, where that is known.
@@ -188,16 +192,8 @@ impl Cluster {
     fn tell_all(&self, packet: &Packet) {
         let pool = self.pool();
         for member in pool.members() {
-            let (channel, packet) = (member.channel.clone(), packet.clone());
-            // A channel that is full or broken is that of a worker which will be
-            // killed at the deadline.
-            tokio::spawn(async move { channel.send(&packet, &[]).await });
+            tell(member.channel.clone(), packet.clone());
         }
-    }
-
-    /// How many workers take clients, as it changes.
-    pub(crate) fn ready(&self) -> watch::Receiver<usize> {
-        self.ready.subscribe()
     }
 
     /// How far the end has come.
@@ -268,13 +264,20 @@ impl Cluster {
 
     /// Lets a worker in; false when its id is taken.
     pub(crate) fn admit(&self, member: Member) -> bool {
-        let (worker, ready) = (member.worker, member.ready);
+        let (worker, ready, leaving) = (member.worker, member.ready, member.leaving);
         if !self.pool().insert(member) {
             return false;
         }
-        // Also tells those who wait for it that it has come.
-        self.ready.send_modify(|_| {});
+        let seat = self.seats().get(&worker).cloned();
         self.set_ready(worker, ready);
+        if leaving {
+            self.set_leaving(worker);
+        } else if seat.as_ref().is_some_and(|seat| seat.retired.load(SeqCst)) {
+            self.drain(worker);
+        }
+        if let Some(seat) = seat {
+            seat.registered.send_replace(true);
+        }
         true
     }
 
@@ -284,10 +287,80 @@ impl Cluster {
             member.ready = ready;
         }
         if ready && let Some(seat) = self.seats().get(&worker) {
-            seat.was_ready.store(true, SeqCst);
+            seat.ready.send_replace(true);
         }
         self.count_ready();
+        // Clients may wait for it.
+        self.look_at_workers();
         self.look_again.notify_one();
+    }
+
+    /// Has a worker send its clients to the others, and leave; as soon as it
+    /// registers, if it has not yet.
+    pub(crate) fn drain(&self, worker: WorkerId) {
+        if let Some(seat) = self.seats().get(&worker) {
+            seat.retired.store(true, SeqCst);
+        }
+        let (spread, rest) = (self.config.drain_time, self.config.leave_time);
+        let packet = Packet::Drain {
+            spread_ms: millis(spread),
+            within_ms: millis(spread + rest),
+        };
+        let channel = self.pool().member(worker).map(|member| {
+            member.leaving = true;
+            member.channel.clone()
+        });
+        if let Some(channel) = channel {
+            // What was sent before is received before.
+            self.flush();
+            tell(channel, packet);
+        }
+        self.count_ready();
+    }
+
+    /// Takes note of a process that leaves, for as long as the result lives.
+    pub(crate) fn one_leaves(&self) -> Leaver {
+        Leaver::among(&self.leavers)
+    }
+
+    /// Waits until no process leaves.
+    pub(crate) async fn nobody_leaves(&self) {
+        let mut leavers = self.leavers.subscribe();
+        let _ = leavers.wait_for(|count| *count == 0).await;
+    }
+
+    /// How many workers take clients.
+    pub(crate) fn ready_workers(&self) -> usize {
+        *self.ready.borrow()
+    }
+
+    /// Waits until it is another number.
+    pub(crate) async fn ready_changed(&self) {
+        let _ = self.ready.subscribe().changed().await;
+    }
+
+    /// Waits until so many workers take clients.
+    pub(crate) async fn workers_ready(&self, count: usize) {
+        let mut ready = self.ready.subscribe();
+        let _ = ready.wait_for(|ready| *ready >= count).await;
+    }
+
+    /// A worker was started, or one is expected that outlived an earlier master:
+    /// clients may wait for it.
+    pub(crate) fn expect_workers(&self) {
+        self.pool().expect_workers(Instant::now());
+    }
+
+    /// Sets descriptors aside for so many workers, at the cost of clients.
+    pub(crate) fn reserve_descriptors(&self, workers: usize) -> Result<(), CommandError> {
+        let more = workers.saturating_sub(self.provided.load(SeqCst));
+        let descriptors = u32::try_from(more as u64 * WORKER_DESCRIPTORS).unwrap_or(u32::MAX);
+        let permits = self.permits.try_acquire_many(descriptors);
+        permits
+            .map_err(|_| CommandError::FewDescriptors(workers))?
+            .forget();
+        self.provided.fetch_max(workers, SeqCst);
+        Ok(())
     }
 
     /// A worker drains by itself.
@@ -343,11 +416,25 @@ impl Cluster {
                 && matches!(self.runtime_dir.worker_holder(*worker), Ok(None))
         };
         let worker = WorkerId::all().find(free)?;
-        // A surplus worker that had it is dead and will not be told any more.
-        self.take_surplus(worker);
         let seat = Arc::<Seat>::default();
         seats.insert(worker, seat.clone());
         Some((worker, seat))
+    }
+
+    /// Every process that outlived an earlier master is known. Others that register
+    /// are to be sent to `strays`.
+    pub(crate) fn know_seats(&self, strays: mpsc::UnboundedSender<Process>) {
+        self.strays.send_replace(Some(strays));
+    }
+
+    /// Waits until all of them are known; where others go.
+    pub(crate) async fn seats_known(&self) -> mpsc::UnboundedSender<Process> {
+        until_known(&self.strays).await
+    }
+
+    /// Whether somebody looks after the process that has this id.
+    pub(crate) fn has_seat(&self, worker: WorkerId) -> bool {
+        self.seats().contains_key(&worker)
     }
 
     /// Takes the id of a process that lived before this master.
@@ -355,19 +442,6 @@ impl Cluster {
         let seat = Arc::<Seat>::default();
         self.seats().insert(worker, seat.clone());
         seat
-    }
-
-    /// The id's process outlived an earlier master that had more workers: when
-    /// it registers, it is told to leave.
-    pub(crate) fn set_surplus(&self, worker: WorkerId) {
-        let mut surplus = self.surplus.lock().unwrap_or_else(PoisonError::into_inner);
-        surplus.insert(worker);
-    }
-
-    /// Takes note that a surplus worker was told to leave; false for others.
-    pub(crate) fn take_surplus(&self, worker: WorkerId) -> bool {
-        let mut surplus = self.surplus.lock().unwrap_or_else(PoisonError::into_inner);
-        surplus.remove(&worker)
     }
 
     /// The id's process has ended.
@@ -386,12 +460,23 @@ impl Cluster {
         })
     }
 
+    /// Nothing is accepted any more: another process image goes on. Unlike the
+    /// phases this leaves the workers alone.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.send_replace(true);
+    }
+
+    /// Waits until it is handed over.
+    pub(crate) async fn handed_over(&self) {
+        until_true(&self.handed_over).await;
+    }
+
     /// Begins the end: workers are told to drain, those that wait are refused.
     pub(crate) fn stop(&self) {
         self.phase.send_replace(Phase::Stopping);
-        let within_ms = self.config.drain_time.as_millis().try_into();
         let drain = Packet::Drain {
-            within_ms: within_ms.unwrap_or(u32::MAX),
+            spread_ms: 0,
+            within_ms: millis(self.config.leave_time),
         };
         let refused = {
             let mut pool = self.pool();
@@ -429,4 +514,14 @@ impl Cluster {
             tokio::spawn(socket.refuse(refusal));
         }
     }
+}
+
+/// Sends to a worker in its own time. A channel that stays full or is broken is that
+/// of a worker which will be killed at a deadline.
+fn tell(channel: Arc<Channel>, packet: Packet) {
+    tokio::spawn(async move { channel.send(&packet, &[]).await });
+}
+
+fn millis(time: Duration) -> u32 {
+    time.as_millis().try_into().unwrap_or(u32::MAX)
 }

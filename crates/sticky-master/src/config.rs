@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::forwarded::TrustedProxies;
@@ -17,6 +18,7 @@ use crate::listener::ListenAddress;
 pub const WORKERS_MAX: usize = 128;
 
 /// A master's settings.
+#[derive(Clone)]
 pub struct MasterConfig {
     /// Where clients connect; at least one.
     pub listen: Vec<ListenAddress>,
@@ -32,7 +34,7 @@ pub struct MasterConfig {
     /// Makes the command that starts one worker. The master adds the
     /// environment of [`common::worker_env`], a process group of its own, so
     /// that a Ctrl-C reaches the master alone, and an empty standard input.
-    pub command: Box<dyn Fn() -> Command + Send + Sync>,
+    pub command: Arc<dyn Fn() -> Command + Send + Sync>,
     /// TCP listeners speak TLS, which the workers terminate. Unix listeners
     /// stay plain. Default false.
     pub tls: bool,
@@ -65,11 +67,22 @@ pub struct MasterConfig {
     /// an id's holder that does not say Hello for that long to a new master.
     /// Default 15 s.
     pub stuck_time: Duration,
-    /// At the end, workers may take that long to send their clients away.
-    /// Default 6 s.
+    /// A worker that is replaced or not wanted any more asks its clients to go to
+    /// the others one after the other, in that time. Default 10 s.
     pub drain_time: Duration,
+    /// How many clients a second are asked to go from workers that have more than
+    /// their share. Default none: nobody is. Of no use where clients come back to
+    /// the same worker: [`Balance::keeps_clients`].
+    pub rebalance: Option<u32>,
+    /// A worker that takes another's place must be ready for clients within that
+    /// time. Default 30 s.
+    pub ready_time: Duration,
+    /// At the end, workers may take that long to send their clients away, and so
+    /// may a worker for those who are left after
+    /// [`drain_time`](Self::drain_time). Default 6 s.
+    pub leave_time: Duration,
     /// At the end, what still lives after that long is killed; more than
-    /// [`drain_time`](Self::drain_time), since workers have the departures of
+    /// [`leave_time`](Self::leave_time), since workers have the departures of
     /// their clients to record. Default 9 s.
     pub stop_time: Duration,
 }
@@ -88,7 +101,7 @@ impl MasterConfig {
             balance: Balance::default(),
             node: Some(NodeId::default()),
             runtime_dir,
-            command: Box::new(command),
+            command: Arc::new(command),
             tls: false,
             proxy_protocol: false,
             relay: None,
@@ -99,9 +112,19 @@ impl MasterConfig {
             max_connections: None,
             max_connections_per_address: None,
             stuck_time: Duration::from_secs(15),
-            drain_time: Duration::from_secs(6),
+            drain_time: Duration::from_secs(10),
+            rebalance: None,
+            ready_time: Duration::from_secs(30),
+            leave_time: Duration::from_secs(6),
             stop_time: Duration::from_secs(9),
         }
+    }
+}
+
+impl MasterConfig {
+    /// A worker that was told to drain is killed after that.
+    pub(crate) fn drain_bound(&self) -> Duration {
+        self.drain_time + self.stop_time
     }
 }
 

@@ -10,9 +10,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use common::handoff::Speaks;
+use common::sys::defer_accept::defer_accept;
 use common::sys::readiness;
 use rustix::net::SocketFlags;
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,6 +23,11 @@ use crate::entrance::Entrance;
 /// Connections that may wait to be accepted; the kernel cuts it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// A connection is taken when its first bytes are there: the kernel keeps it until then, also
+/// when this master dies and another one has the socket. Who says nothing for that long is
+/// taken all the same.
+const DEFER: Duration = Duration::from_secs(1);
 
 /// A connection on which nothing has come for this long is probed, so many
 /// times with that pause, and given up: after two minutes in all.
@@ -79,6 +85,38 @@ pub(crate) struct Listener {
     socket: AsyncFd<OwnedFd>,
     address: ListenAddress,
     entrance: Entrance,
+    /// To be removed at the end.
+    file: Option<SocketFile>,
+}
+
+/// A listener that was bound before this process image began.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub(crate) socket: OwnedFd,
+    pub(crate) address: ListenAddress,
+    pub(crate) entrance: Entrance,
+    /// To be removed at the end.
+    pub(crate) file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket that this master bound; removed with this value.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// Of a listener at that address, if it has one.
+    pub(crate) fn of(address: &ListenAddress) -> Option<SocketFile> {
+        match address {
+            ListenAddress::Unix(path) => Some(SocketFile(path.clone())),
+            ListenAddress::Tcp(_) => None,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Listener {
@@ -97,6 +135,7 @@ impl Listener {
             let socket = readiness::watch(socket.into(), Interest::READABLE)?;
             Ok(Listener {
                 socket,
+                file: SocketFile::of(&address),
                 address,
                 entrance,
             })
@@ -108,6 +147,58 @@ impl Listener {
             },
             source,
         })
+    }
+
+    /// Takes a listener that is bound already.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn inherit(inherited: Inherited) -> io::Result<Listener> {
+        rustix::io::ioctl_fionbio(&inherited.socket, true)?;
+        Ok(Listener {
+            socket: readiness::watch(inherited.socket, Interest::READABLE)?,
+            address: inherited.address,
+            entrance: inherited.entrance,
+            file: inherited.file,
+        })
+    }
+
+    /// Takes a socket that a service manager passed. The error says what is wrong
+    /// with it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn passed(
+        socket: OwnedFd,
+        entrance: impl Fn(&ListenAddress) -> Entrance,
+    ) -> Result<Listener, BindError> {
+        let address = passed_address(&socket);
+        let listener = address.and_then(|address| {
+            if matches!(address, ListenAddress::Tcp(_)) {
+                prepare(&socket)?;
+            }
+            Listener::inherit(Inherited {
+                socket,
+                entrance: entrance(&address),
+                address,
+                // It is the service manager's.
+                file: None,
+            })
+        });
+        listener.map_err(|source| BindError {
+            address: "a socket of the service manager".to_owned(),
+            source,
+        })
+    }
+
+    /// For another process image.
+    pub(crate) fn bequeath(self) -> Inherited {
+        Inherited {
+            socket: self.socket.into_inner(),
+            address: self.address,
+            entrance: self.entrance,
+            file: self.file,
+        }
     }
 
     /// The address with the port that it has in fact.
@@ -160,14 +251,6 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let ListenAddress::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 fn bind_tcp(address: SocketAddr) -> io::Result<(Socket, ListenAddress)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Otherwise connections of the last run that linger keep the port for a
@@ -175,15 +258,39 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(Socket, ListenAddress)> {
     socket.set_reuse_address(true)?;
     // What is accepted inherits it. A client that vanished in the middle of a
     // request's body would otherwise keep its connection for ever.
-    let probes = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&probes)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket, ListenAddress::Tcp(bound)))
+}
+
+/// What the connections of a TCP listener inherit, and when it gives them out.
+fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(socket).set_tcp_keepalive(&probes)?;
+    defer_accept(socket, DEFER)
+}
+
+/// Where a socket listens that somebody else bound.
+fn passed_address(socket: &OwnedFd) -> io::Result<ListenAddress> {
+    let socket = SockRef::from(socket);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        let why = "it is no stream socket that listens";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let address = socket.local_addr()?;
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Ok(ListenAddress::Tcp(address)),
+        (None, Some(path)) => Ok(ListenAddress::Unix(path.to_owned())),
+        (None, None) => {
+            let why = "it is neither a TCP nor a named Unix socket";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }
+    }
 }
 
 fn bind_unix(path: &Path) -> io::Result<(Socket, ListenAddress)> {
@@ -215,6 +322,7 @@ fn is_stale(path: &Path, address: &SockAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -272,7 +380,8 @@ mod tests {
         let ListenAddress::Tcp(bound) = *listener.address() else {
             panic!("not TCP");
         };
-        let client = std::net::TcpStream::connect(bound).unwrap();
+        let mut client = std::net::TcpStream::connect(bound).unwrap();
+        client.write_all(b"G").unwrap();
         let (fd, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, Some(client.local_addr().unwrap()));
         let accepted = socket2::SockRef::from(&fd);

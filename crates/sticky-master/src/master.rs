@@ -1,58 +1,88 @@
 //! The master: binds, adopts or starts workers, serves until told to stop.
 
-use std::collections::VecDeque;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use common::handoff::Speaks;
 use common::handoff_channel;
-use common::runtime_dir::{HeldLock, RuntimeDir, RuntimeDirError};
-use common::worker_id::{NodeId, WorkerId};
+use common::runtime_dir::{HeldLock, RuntimeDir};
+use common::worker_id::NodeId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::client_socket::PEEK_MAX;
-use crate::cluster::Cluster;
+use crate::client_socket::{Arrival, ClientSocket};
+use crate::cluster::{Cluster, WORKER_DESCRIPTORS};
+use crate::command::{Command, CommandError, Reloaded, Scaled};
 use crate::config::MasterConfig;
 use crate::entrance::Entrance;
 use crate::error::MasterError;
-use crate::listener::{ListenAddress, Listener};
-use crate::{accept, registration, stuck, supervise, ticket_rotation};
+use crate::handover::Handover;
+use crate::listener::{BindError, Inherited, ListenAddress, Listener};
+use crate::seats::{Ended, Seats};
+use crate::{accept, process, rebalance, registration, stuck, ticket_rotation};
 
+/// Commands that may wait while one is carried out.
+const COMMANDS: usize = 16;
 /// Descriptors for listeners, the runtime and whatever else a process has open.
 const BASE_DESCRIPTORS: u64 = 64;
-/// Descriptors for a worker and one that it succeeds: a channel, a pidfd, and
-/// the runtime's own pidfd of a child, each twice.
-const WORKER_DESCRIPTORS: u64 = 6;
 /// Fewer clients at a time than this make no sense.
 const CLIENTS_MIN: u64 = 64;
-/// A request head of fewer bytes is hardly one.
-const HEAD_MIN: usize = 1024;
 
 /// A master that holds its runtime directory and its listeners.
 #[derive(Debug)]
 pub struct Master {
     cluster: Arc<Cluster>,
     listeners: Vec<Arc<Listener>>,
+    /// Connections of the process image before, whose first request is awaited.
+    earlier: Vec<ClientSocket>,
+    /// What that image had started.
+    children: Vec<u32>,
     workers: handoff_channel::Listener,
-    permits: Arc<Semaphore>,
-    _lock: HeldLock,
+    commands: mpsc::Receiver<Command>,
+    orders: mpsc::Sender<Command>,
+    lock: HeldLock,
 }
 
 /// A master's state, for whoever runs beside it.
 #[derive(Clone, Debug)]
 pub struct MasterHandle {
     cluster: Arc<Cluster>,
+    orders: mpsc::Sender<Command>,
+}
+
+/// How [`Master::run`] ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was told to stop, and no worker lives.
+    Stopped,
+    /// It was told to hand over: this is what the next process image needs. The
+    /// workers live, and wait for it.
+    HandedOver(Handover),
 }
 
 impl MasterHandle {
-    /// Waits until all workers take clients.
+    /// Waits until as many workers as there are to be take clients.
     pub async fn all_ready(&self) {
-        let wanted = self.cluster.config.workers;
-        let mut ready = self.cluster.ready();
-        let _ = ready.wait_for(|count| *count >= wanted).await;
+        self.cluster.workers_ready(self.workers()).await;
+    }
+
+    /// How many workers there are to be.
+    pub fn workers(&self) -> usize {
+        self.cluster.wanted.load(SeqCst)
+    }
+
+    /// How many workers take clients now.
+    pub fn ready_workers(&self) -> usize {
+        self.cluster.ready_workers()
+    }
+
+    /// Resolves at the next change of [`ready_workers`](Self::ready_workers).
+    pub async fn ready_changed(&self) {
+        self.cluster.ready_changed().await;
     }
 
     /// Says which node this is, where [`MasterConfig::node`] did not; workers
@@ -61,9 +91,72 @@ impl MasterHandle {
         self.cluster.set_node(node);
     }
 
+    /// Replaces all workers, one after the other, by new ones of the same command,
+    /// each of which takes clients before the one before it drains
+    /// ([`MasterConfig::drain_time`]). Resolves when all are new; the ones before
+    /// may still drain, see [`nobody_drains`](Self::nobody_drains).
+    ///
+    /// # Errors
+    /// The first new worker that is not ready in time, or dies, ends it: what runs
+    /// goes on.
+    pub async fn reload(&self) -> Result<Reloaded, CommandError> {
+        self.order(Command::Reload).await
+    }
+
+    /// Has that many workers from now on, 1 to [`WORKERS_MAX`]. Resolves when new
+    /// ones take clients, or those too many have begun to drain.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn scale(&self, workers: usize) -> Result<Scaled, CommandError> {
+        self.order(|answer| Command::Scale(workers, answer)).await
+    }
+
+    /// From now on so many clients a second are asked to go from workers that have
+    /// more than their share, see [`MasterConfig::rebalance`]; 0: none.
+    ///
+    /// # Errors
+    /// [`CommandError::MovesNobody`].
+    pub fn rebalance(&self, per_second: u32) -> Result<(), CommandError> {
+        let config = &self.cluster.config;
+        let keeps_clients = config
+            .balance
+            .keeps_clients(config.affinity_cookie.as_deref());
+        if per_second > 0 && keeps_clients {
+            return Err(CommandError::MovesNobody);
+        }
+        self.cluster.rebalance.store(per_second, SeqCst);
+        Ok(())
+    }
+
+    /// Has [`Master::run`] end with [`Outcome::HandedOver`], after the commands
+    /// before this one.
+    ///
+    /// # Errors
+    /// The master is about to stop.
+    pub async fn hand_over(&self) -> Result<(), CommandError> {
+        let sent = self.orders.send(Command::HandOver).await;
+        sent.map_err(|_| CommandError::Stopping)
+    }
+
+    /// Resolves when no worker drains.
+    pub async fn nobody_drains(&self) {
+        self.cluster.nobody_leaves().await;
+    }
+
     /// Ends everything at once: workers are killed.
     pub fn kill(&self) {
         self.cluster.kill();
+    }
+
+    async fn order<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> Command,
+    ) -> Result<T, CommandError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.orders.send(command(answer)).await;
+        sent.map_err(|_| CommandError::Stopping)?;
+        answered.await.unwrap_or(Err(CommandError::Stopping))
     }
 }
 
@@ -73,24 +166,81 @@ impl Master {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn bind(mut config: MasterConfig) -> Result<Master, MasterError> {
-        config.head_max = config.head_max.clamp(HEAD_MIN, PEEK_MAX);
+    pub fn bind(config: MasterConfig) -> Result<Master, MasterError> {
+        Master::bind_beside(config, Vec::new())
+    }
+
+    /// The same, with sockets that are bound already, as a service manager passes
+    /// them: clients come in there as at [`MasterConfig::listen`], which may be
+    /// empty then. An address that is in both is not bound again.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind_beside(config: MasterConfig, passed: Vec<OwnedFd>) -> Result<Master, MasterError> {
         let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
         let lock = runtime_dir.lock_master()?;
         let descriptors = client_descriptors(config.workers)?;
-        let listeners = bind_all(&config)?;
+        let listeners = bind_all(&config, passed)?;
         let socket = runtime_dir.master_socket();
         // Left over by a master that was killed: the lock says it is dead.
         let _ = std::fs::remove_file(&socket);
         let workers =
             handoff_channel::Listener::bind(&socket).map_err(MasterError::Registration)?;
+        let cluster = Cluster::new(config, runtime_dir, descriptors);
+        Ok(Master::new(cluster, listeners, workers, lock))
+    }
+
+    /// Goes on where the process image before ended, which had the same directory.
+    /// Its listeners count, not [`MasterConfig::listen`]; and it may have been
+    /// scaled.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn take_over(
+        mut config: MasterConfig,
+        mut handover: Handover,
+    ) -> Result<Master, MasterError> {
+        let runtime_dir = RuntimeDir::open(&config.runtime_dir)?;
+        config.workers = handover.workers;
+        config.node = config.node.or(handover.node);
+        config.rebalance = Some(handover.rebalance);
+        let descriptors = client_descriptors(config.workers)?;
+        let inherit = |inherited: Inherited| {
+            let address = inherited.address.to_string();
+            Listener::inherit(inherited).map_err(|source| BindError { address, source })
+        };
+        let listeners = std::mem::take(&mut handover.listeners).into_iter();
+        let listeners: Result<_, _> = listeners.map(inherit).collect();
+        let listeners: Vec<_> = listeners?;
+        let cluster = Cluster::new(config, runtime_dir, descriptors);
+        let earlier = handover.take_connections(&cluster.permits);
+        let workers = handoff_channel::Listener::inherit(handover.registration)
+            .map_err(MasterError::Registration)?;
+        let lock = HeldLock::inherit(handover.lock);
         Ok(Master {
-            cluster: Arc::new(Cluster::new(config, runtime_dir, descriptors)),
-            listeners: listeners.into_iter().map(Arc::new).collect(),
-            workers,
-            permits: Arc::new(Semaphore::new(descriptors)),
-            _lock: lock,
+            children: process::children(),
+            earlier,
+            ..Master::new(cluster, listeners, workers, lock)
         })
+    }
+
+    fn new(
+        cluster: Cluster,
+        listeners: Vec<Listener>,
+        workers: handoff_channel::Listener,
+        lock: HeldLock,
+    ) -> Master {
+        let (orders, commands) = mpsc::channel(COMMANDS);
+        Master {
+            cluster: Arc::new(cluster),
+            listeners: listeners.into_iter().map(Arc::new).collect(),
+            earlier: Vec::new(),
+            children: Vec::new(),
+            workers,
+            commands,
+            orders,
+            lock,
+        }
     }
 
     /// The addresses with the ports that they have in fact.
@@ -109,16 +259,19 @@ impl Master {
     pub fn handle(&self) -> MasterHandle {
         MasterHandle {
             cluster: self.cluster.clone(),
+            orders: self.orders.clone(),
         }
     }
 
     /// Serves until `shutdown`, then stops accepting, has the workers ask their
     /// clients to return and waits for the workers' end, which is forced after
-    /// [`MasterConfig::stop_time`].
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), MasterError> {
-        let cluster = self.cluster;
+    /// [`MasterConfig::stop_time`]. Or until it is told to hand over, which leaves
+    /// the workers alone.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<Outcome, MasterError> {
+        let cluster = self.cluster.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(registration::run(cluster.clone(), self.workers));
+        let registration = Arc::new(self.workers);
+        tasks.spawn(registration::run(cluster.clone(), registration.clone()));
         tasks.spawn(send_staged(cluster.clone()));
         tasks.spawn(look_after_copies(cluster.clone()));
         tasks.spawn(tell(cluster.clone()));
@@ -126,41 +279,93 @@ impl Master {
         if cluster.config.tls {
             tasks.spawn(ticket_rotation::run(cluster.clone()));
         }
+        tasks.spawn(rebalance::run(cluster.clone()));
+        cluster.expect_workers();
         let mut accepting = JoinSet::new();
-        for listener in self.listeners {
-            accepting.spawn(accept::run(cluster.clone(), listener, self.permits.clone()));
+        for listener in &self.listeners {
+            let earlier = std::mem::take(&mut self.earlier);
+            accepting.spawn(accept::run(cluster.clone(), listener.clone(), earlier));
         }
         let mut shutdown = pin!(shutdown);
-        let mut seats = tokio::select! {
-            _ = cluster.node() => fill_seats(&cluster)?,
-            () = shutdown.as_mut() => JoinSet::new(),
+        let seats = tokio::select! {
+            _ = cluster.node() => Some(Seats::fill(cluster.clone(), &self.children)?),
+            () = shutdown.as_mut() => None,
         };
-        if !seats.is_empty() {
-            shutdown.await;
+        if let Some(seats) = seats {
+            let mut serving = pin!(seats.run(&mut self.commands));
+            let ended = tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = shutdown => {
+                    tracing::info!("stopping");
+                    // Closes the listeners too.
+                    accepting.shutdown().await;
+                    self.listeners.clear();
+                    cluster.stop();
+                    serving.await
+                }
+            };
+            if matches!(ended, Ended::HandOver) {
+                let connections = take_unsent(&cluster, accepting).await;
+                // Ends the channels; the workers look for the next master.
+                tasks.shutdown().await;
+                let only_owner = "the tasks that shared it have ended";
+                let registration = Arc::into_inner(registration).expect(only_owner);
+                let listeners = self.listeners.into_iter();
+                let listeners = listeners.map(|one| Arc::into_inner(one).expect(only_owner));
+                return Ok(Outcome::HandedOver(Handover {
+                    lock: self.lock.into(),
+                    registration: registration.bequeath(),
+                    listeners: listeners.map(Listener::bequeath).collect(),
+                    connections,
+                    node: cluster.node_if_known(),
+                    workers: cluster.wanted.load(SeqCst),
+                    rebalance: cluster.rebalance.load(SeqCst),
+                    note: String::new(),
+                    descriptors: Vec::new(),
+                }));
+            }
         }
-        tracing::info!("stopping");
-        // Closes the listeners too.
-        accepting.shutdown().await;
-        cluster.stop();
-        while seats.join_next().await.is_some() {}
         // Nobody is left who would look for it.
         let _ = std::fs::remove_file(cluster.runtime_dir.master_socket());
-        Ok(())
+        Ok(Outcome::Stopped)
     }
+}
+
+/// Nothing is accepted any more; all connections of clients that no worker was
+/// sent.
+async fn take_unsent(
+    cluster: &Cluster,
+    accepting: JoinSet<Vec<ClientSocket>>,
+) -> Vec<(OwnedFd, Arrival)> {
+    cluster.hand_over();
+    let awaited = accepting.join_all().await.into_iter().flatten();
+    cluster.flush();
+    let unsent = awaited.chain(cluster.pool().take_unsent());
+    unsent.map(ClientSocket::into_parts).collect()
 }
 
 /// The listeners of clients, and one for other nodes' workers unless they come
 /// to one of those.
-fn bind_all(config: &MasterConfig) -> Result<Vec<Listener>, MasterError> {
+fn bind_all(config: &MasterConfig, passed: Vec<OwnedFd>) -> Result<Vec<Listener>, MasterError> {
+    let entrance = |address: &ListenAddress| Entrance {
+        clients: Some(match address {
+            ListenAddress::Tcp(_) if config.tls => Speaks::Tls,
+            _ => Speaks::Http,
+        }),
+        proxy_protocol: config.proxy_protocol,
+        relay: false,
+    };
     let mut listeners = Vec::new();
+    for socket in passed {
+        listeners.push(Listener::passed(socket, entrance)?);
+    }
     for address in &config.listen {
-        let tls = config.tls && matches!(address, ListenAddress::Tcp(_));
-        let entrance = Entrance {
-            clients: Some(if tls { Speaks::Tls } else { Speaks::Http }),
-            proxy_protocol: config.proxy_protocol,
-            relay: false,
-        };
-        listeners.push(Listener::bind(address, entrance)?);
+        let is_passed = listeners
+            .iter()
+            .any(|one: &Listener| one.address() == address);
+        if !is_passed {
+            listeners.push(Listener::bind(address, entrance(address))?);
+        }
     }
     if let Some(relay) = config.relay {
         let mut shared = false;
@@ -189,25 +394,6 @@ async fn send_staged(cluster: Arc<Cluster>) {
 
 async fn look_after_copies(cluster: Arc<Cluster>) {
     cluster.look_after_copies().await;
-}
-
-/// Starts a task for each seat: first those whose process outlived an earlier
-/// master, then new ones.
-fn fill_seats(cluster: &Arc<Cluster>) -> Result<JoinSet<()>, RuntimeDirError> {
-    let mut held = VecDeque::new();
-    for worker in WorkerId::all() {
-        if let Some(pid) = cluster.runtime_dir.worker_holder(worker)? {
-            held.push_back((worker, pid));
-        }
-    }
-    let mut seats = JoinSet::new();
-    for _ in 0..cluster.config.workers {
-        seats.spawn(supervise::keep_seat(cluster.clone(), held.pop_front()));
-    }
-    for (worker, _) in held {
-        cluster.set_surplus(worker);
-    }
-    Ok(seats)
 }
 
 /// How many client connections the master may hold at a time.

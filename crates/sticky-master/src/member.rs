@@ -102,7 +102,7 @@ impl Member {
             channel,
             blocked: Arc::new(Notify::new()),
             ready: hello.ready,
-            leaving: false,
+            leaving: hello.leaving,
             lost_handled: board.lost.load(SeqCst),
             lost_at: None,
             addresses: AddressCounts::default(),
@@ -112,6 +112,16 @@ impl Member {
             backlog: VecDeque::new(),
             in_flight: VecDeque::new(),
         }
+    }
+
+    /// Socket.IO sessions that live there.
+    pub(crate) fn clients(&self) -> u64 {
+        self.board.clients.load(SeqCst)
+    }
+
+    /// What waits for room in its channel.
+    pub(crate) fn take_backlog(&mut self) -> impl Iterator<Item = Routed> {
+        self.backlog.drain(..)
     }
 
     /// Whether it may get clients that are not its own.

@@ -62,6 +62,8 @@ pub(crate) struct Pool {
     held_max: usize,
     balancer: Balancer,
     waiting: VecDeque<Waiting>,
+    /// Until then a worker may come for those who find none.
+    expected_until: Option<Instant>,
     /// Reused from one decision to the next.
     candidates: Vec<Candidate>,
 }
@@ -76,8 +78,14 @@ impl Pool {
             held_max,
             balancer: Balancer::new(method),
             waiting: VecDeque::new(),
+            expected_until: None,
             candidates: Vec::new(),
         }
+    }
+
+    /// Workers are about to come: clients who find none wait for them.
+    pub(crate) fn expect_workers(&mut self, now: Instant) {
+        self.expected_until = Some(now + WAITING_TIME);
     }
 
     /// Says which node this is.
@@ -241,8 +249,14 @@ impl Pool {
             // come again.
             Choice::Wait if !balanced => Decision::Nobody,
             Choice::Wait => Decision::Wait,
-            // Workers that have stalled may go on.
+            // Workers that have stalled may go on, and others may come.
             Choice::Nobody if balanced && self.members().any(Member::takes_clients) => {
+                Decision::Wait
+            }
+            Choice::Nobody
+                if self.expected_until.is_some_and(|until| now < until)
+                    && !matches!(claim, Claim::Relayed(_)) =>
+            {
                 Decision::Wait
             }
             Choice::Nobody => Decision::Nobody,
@@ -308,9 +322,17 @@ impl Pool {
 
     /// From now on only those with a session are placed.
     pub(crate) fn take_no_clients(&mut self) {
+        self.expected_until = None;
         for member in self.members.values_mut() {
             member.leaving = true;
         }
+    }
+
+    /// Gives up all connections that no worker was sent yet.
+    pub(crate) fn take_unsent(&mut self) -> Vec<ClientSocket> {
+        let waiting = self.waiting.drain(..).map(|one| one.socket);
+        let staged = self.members.values_mut().flat_map(Member::take_backlog);
+        waiting.chain(staged.map(|routed| routed.socket)).collect()
     }
 
     /// Gives back all that wait for a place.
@@ -424,6 +446,7 @@ mod tests {
             generation: Generation(1),
             pid: 1,
             ready: true,
+            leaving: false,
             received: 0,
             balanced_received: 0,
         };

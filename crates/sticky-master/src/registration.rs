@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Phase};
 use crate::member::Member;
+use crate::process::Process;
 
 /// Who connects must say Hello within that time.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ enum RegistrationError {
 
 /// Lets workers in and hears them out; goes on for ever. When this future is
 /// dropped, all channels close.
-pub(crate) async fn run(cluster: Arc<Cluster>, listener: Listener) {
+pub(crate) async fn run(cluster: Arc<Cluster>, listener: Arc<Listener>) {
     let mut workers = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -103,9 +104,10 @@ async fn register(
     };
     let board = board.first().ok_or(RegistrationError::NoHello)?;
     let board = Scoreboard::open(board)?;
-    // Until then nobody can say whether the worker is this node's.
-    let node = tokio::time::timeout(HELLO_TIME, cluster.node());
-    let node = node.await.map_err(|_| RegistrationError::NodeUnknown)?;
+    // Until then nobody can say whether the worker is this node's, or has a seat.
+    let known = async { (cluster.seats_known().await, cluster.node().await) };
+    let known = tokio::time::timeout(HELLO_TIME, known).await;
+    let (strays, node) = known.map_err(|_| RegistrationError::NodeUnknown)?;
     if hello.node != node {
         return Err(RegistrationError::OtherNode(hello.node));
     }
@@ -113,6 +115,13 @@ async fn register(
     let pid_now = Pid::from_raw(pid as i32).ok_or(RegistrationError::NoHello)?;
     let process =
         rustix::process::pidfd_open(pid_now, PidfdFlags::empty()).map_err(io::Error::from)?;
+    if !cluster.has_seat(hello.worker) {
+        // Nobody knew of it: an earlier master started it just before its end, or
+        // somebody else did.
+        let stray = Process::adopt(cluster, hello.worker, pid);
+        let sent = strays.send(stray.ok_or(RegistrationError::NoPlace)?);
+        sent.map_err(|_| RegistrationError::NoPlace)?;
+    }
     // The answer goes first: nothing may overtake it.
     channel.send(&Packet::Welcome, &[]).await?;
     let keys = cluster.ticket_keys();
@@ -139,7 +148,7 @@ async fn send_ticket_keys(channel: &Channel, keys: &TicketKeys) -> Result<(), Ch
 }
 
 fn may_register(cluster: &Cluster, hello: &Hello) -> Result<(), RegistrationError> {
-    if cluster.phase() != Phase::Running || cluster.take_surplus(hello.worker) {
+    if cluster.phase() != Phase::Running {
         return Err(RegistrationError::NoPlace);
     }
     if cluster.pool().member(hello.worker).is_some() {
@@ -202,7 +211,8 @@ fn hear(cluster: &Cluster, worker: WorkerId, packet: Packet) -> bool {
         | Packet::Welcome
         | Packet::Retire
         | Packet::Handoff { .. }
-        | Packet::Drain { .. } => {
+        | Packet::Drain { .. }
+        | Packet::Shed(_) => {
             tracing::error!(%worker, ?packet, "a worker broke the handoff protocol");
             return false;
         }

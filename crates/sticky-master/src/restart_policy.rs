@@ -9,6 +9,8 @@ const PROVEN: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause: a cause that was mended is noticed within it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same for a worker that did serve: it can, and something else kills it.
+const LONGEST_AFTER_SERVING: Duration = Duration::from_millis(500);
 /// After that many deaths in a row an operator should look.
 pub(crate) const LOUD_AFTER: u32 = 10;
 
@@ -19,18 +21,22 @@ pub(crate) struct RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The pause after a death: none after the first, then exponential. `ready`
-    /// is whether the process ever was.
+    /// The pause after a death: none after the first, then exponential, to a bound
+    /// that is low for one that served. `ready` is whether the process ever was.
     pub(crate) fn after_death(&mut self, lived: Duration, ready: bool) -> Duration {
         if ready && lived >= PROVEN {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
+        let longest = match ready {
+            true => LONGEST_AFTER_SERVING,
+            false => LONGEST_PAUSE,
+        };
         match self.failures {
             1 => Duration::ZERO,
             more => FIRST_PAUSE
                 .saturating_mul(1 << (more - 2).min(16))
-                .min(LONGEST_PAUSE),
+                .min(longest),
         }
     }
 
@@ -59,6 +65,15 @@ mod tests {
         ];
         assert_eq!(pauses, expected);
         assert_eq!(policy.failures(), 12);
+    }
+
+    #[test]
+    fn who_is_killed_again_and_again_while_serving_is_soon_replaced() {
+        let mut policy = RestartPolicy::default();
+        for _ in 0..100 {
+            let pause = policy.after_death(Duration::from_millis(500), true);
+            assert!(pause <= LONGEST_AFTER_SERVING);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! client to come back.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::secret::Secret;
@@ -17,6 +17,12 @@ pub(crate) struct Client {
     engine_sid: OnceLock<Box<str>>,
     websocket: Mutex<Option<Arc<StreamState>>>,
     asked: AtomicBool,
+    /// The wish was passed on.
+    sent_away: AtomicBool,
+    /// It was asked because it should be another worker's.
+    expected_elsewhere: AtomicBool,
+    /// What the application works on for it.
+    busy: AtomicU32,
     /// Bytes of the answers to its polls.
     polled: AtomicU64,
     /// Bytes that the application has queued, in the same count.
@@ -30,6 +36,9 @@ impl Client {
             engine_sid: OnceLock::new(),
             websocket: Mutex::new(None),
             asked: AtomicBool::new(false),
+            sent_away: AtomicBool::new(false),
+            expected_elsewhere: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
             polled: AtomicU64::new(0),
             queued: AtomicU64::new(0),
         }
@@ -41,6 +50,9 @@ impl Client {
             engine_sid: OnceLock::new(),
             websocket: Mutex::new(Some(stream)),
             asked: AtomicBool::new(false),
+            sent_away: AtomicBool::new(false),
+            expected_elsewhere: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
             polled: AtomicU64::new(0),
             queued: AtomicU64::new(0),
         }
@@ -89,8 +101,21 @@ impl Client {
         queued - gone
     }
 
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::SeqCst) > 0
+    }
+
     pub(crate) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Takes note that it is sent away now; whether that is new.
+    pub(crate) fn send_away(&self) -> bool {
+        !self.sent_away.swap(true, Ordering::SeqCst)
+    }
+
+    pub(crate) fn expect_elsewhere(&self) {
+        self.expected_elsewhere.store(true, Ordering::SeqCst);
     }
 
     /// Remembers the wish; whether it is new.
@@ -137,6 +162,21 @@ impl ClientHandle {
         }
     }
 
+    /// While the returned value lives, the application works on something whose
+    /// answer the client waits for: a client that is asked to return is let have it
+    /// first, for up to 2 s. To be dropped after the answer was given to the
+    /// transport.
+    pub fn busy(&self) -> Busy {
+        self.client.busy.fetch_add(1, Ordering::SeqCst);
+        Busy(self.clone())
+    }
+
+    /// Whether the client was asked to return because the worker leaves, or has
+    /// more clients than others: its end is no farewell.
+    pub fn is_expected_elsewhere(&self) -> bool {
+        self.client.expected_elsewhere.load(Ordering::SeqCst)
+    }
+
     /// The same for a client that does not read: what waits for it is dropped,
     /// and its WebSocket is reset, also in the middle of a write.
     pub fn cut(&self) {
@@ -144,6 +184,24 @@ impl ClientHandle {
             stream.stalled();
         }
         self.ask_to_return();
+    }
+}
+
+/// See [`ClientHandle::busy`].
+#[derive(Debug)]
+pub struct Busy(ClientHandle);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let ClientHandle { client, sessions } = &self.0;
+        // What was answered just now goes out first: its writer was woken before.
+        let was_last = client.busy.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last
+            && client.was_asked()
+            && let Some(sessions) = sessions.upgrade()
+        {
+            sessions.send_away(client);
+        }
     }
 }
 

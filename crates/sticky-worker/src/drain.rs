@@ -5,44 +5,100 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use crate::departure::Departure;
+use crate::serve::FIRST_REQUEST_GRACE;
 use crate::sessions::Sessions;
 use crate::stream_registry::StreamRegistry;
 
-/// Of the time there is, kept for the application to see the ends of the
-/// streams that are cut.
+/// Of the time after the last wish, kept for the application to see the ends of
+/// the streams that are cut.
 const LAST_PART: u32 = 8;
+
+/// Between two looks at who is to be asked next.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How long leaving may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// The clients that are there are asked one after the other in that time.
+    /// Zero: all at once, and there is no other worker that they could go to.
+    pub(crate) spread: Duration,
+    /// The end, however many are left.
+    pub(crate) within: Duration,
+}
+
+impl Bounds {
+    pub(crate) fn at_once(within: Duration) -> Bounds {
+        Bounds {
+            spread: Duration::ZERO,
+            within,
+        }
+    }
+}
 
 /// What leaving takes.
 pub(crate) struct Drain {
-    /// Everything that behaves differently from now on listens to this.
-    pub(crate) draining: CancellationToken,
+    pub(crate) departure: Departure,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) streams: Arc<StreamRegistry>,
 }
 
 impl Drain {
-    /// Resolves when nobody is left, or after `within`. Handshakes that still
-    /// come are answered 503, idle connections close, and what is not gone
-    /// shortly before the end is cut.
-    pub(crate) async fn run(self, within: Duration) {
-        self.draining.cancel();
-        self.ask_everybody();
-        let last = within / LAST_PART;
-        if timeout(within - last, self.everybody_gone()).await.is_ok() {
+    /// Resolves when nobody is left, or at the end of the bounds. Until everybody
+    /// was asked, requests are served as ever. Then idle connections close, and
+    /// what is not gone shortly before the end is cut. Can be run again after it
+    /// was dropped, with other bounds.
+    pub(crate) async fn run(&self, bounds: Bounds) {
+        let end = Instant::now() + bounds.within;
+        self.departure.begin(bounds.spread.is_zero());
+        self.ask_over(bounds.spread).await;
+        self.departure.close();
+        self.ask_the_rest();
+        let last = bounds.within.saturating_sub(bounds.spread) / LAST_PART;
+        if timeout_at(end - last, self.everybody_gone()).await.is_ok() {
             tracing::info!("everybody is gone");
             return;
         }
         tracing::warn!("not everybody left in time; the rest is cut");
         self.streams.cut_all();
-        let _ = timeout(last, self.everybody_gone()).await;
+        let _ = timeout_at(end, self.everybody_gone()).await;
     }
 
-    /// All at once; to spread it over a while, pace these two.
-    fn ask_everybody(&self) {
-        self.sessions.ask_all();
+    /// Asks those who are here now, spread evenly over that time. It may end
+    /// earlier, when nobody is here any more.
+    async fn ask_over(&self, spread: Duration) {
+        let everybody = self.sessions.everybody();
+        let total = everybody.len() as u128;
+        let mut clients = everybody.into_iter();
+        let mut asked = 0;
+        let begin = Instant::now();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while begin.elapsed() < spread {
+            ticks.tick().await;
+            let due = total * begin.elapsed().as_nanos() / spread.as_nanos() + 1;
+            while asked < due
+                && let Some(client) = clients.next()
+            {
+                asked += 1;
+                self.sessions.move_elsewhere(&client);
+            }
+            // A connection that was handed over just before still has its time to
+            // say what it wants.
+            let early = begin.elapsed() < FIRST_REQUEST_GRACE;
+            if !early && self.sessions.are_none() {
+                return;
+            }
+        }
+    }
+
+    /// Who came since, who was not asked, and what is relayed to other workers.
+    fn ask_the_rest(&self) {
+        for client in self.sessions.everybody() {
+            self.sessions.move_elsewhere(&client);
+        }
         for stream in self.streams.websockets() {
             stream.ask_to_return();
         }
@@ -96,20 +152,86 @@ mod tests {
         sessions.opened(&Arc::new(Client::polling(Secret::random())), "a");
         let streams = Arc::new(StreamRegistry::new(board));
         let drain = Drain {
-            draining: CancellationToken::new(),
+            departure: Departure::default(),
             sessions,
             streams: streams.clone(),
         };
-        let drain = tokio::spawn(drain.run(Duration::from_secs(80)));
+        let within = Bounds::at_once(Duration::from_secs(80));
+        let drain = tokio::spawn(async move { drain.run(within).await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         let stream = streams.enter(Origin::plain_relay());
         gate.notify_one();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!drain.is_finished());
         drop(stream);
-        timeout(Duration::from_secs(1), drain)
+        tokio::time::timeout(Duration::from_secs(1), drain)
             .await
             .unwrap()
             .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_asked_one_after_the_other_and_who_comes_meanwhile_is_asked_last() {
+        let board = Arc::new(Board::create().unwrap().0);
+        let limits = Limits {
+            unfinished: 99,
+            lifetime: Duration::from_secs(45),
+        };
+        let gate = Arc::new(Notify::new());
+        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
+        let open = || {
+            let client = Arc::new(Client::polling(Secret::random()));
+            sessions.opened(&client, "x");
+            client
+        };
+        let clients: Vec<_> = (0..10).map(|_| open()).collect();
+        let asked = || clients.iter().filter(|client| client.was_asked()).count();
+        let departure = Departure::default();
+        let drain = Drain {
+            departure: departure.clone(),
+            sessions: sessions.clone(),
+            streams: Arc::new(StreamRegistry::new(board)),
+        };
+        let bounds = Bounds {
+            spread: Duration::from_secs(10),
+            within: Duration::from_secs(16),
+        };
+        let drain = tokio::spawn(async move { drain.run(bounds).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for count in 1..=10 {
+            assert_eq!(asked(), count);
+            assert!(departure.is_draining() && !departure.is_closing());
+            if count == 5 {
+                open();
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(departure.is_closing() && !departure.refuses_handshakes());
+        for _ in 0..11 {
+            gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        drain.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_clients_it_takes_a_moment_and_not_all_the_time() {
+        let board = Arc::new(Board::create().unwrap().0);
+        let limits = Limits {
+            unfinished: 9,
+            lifetime: Duration::from_secs(45),
+        };
+        let drain = Drain {
+            departure: Departure::default(),
+            sessions: Sessions::new(limits, board.clone(), Box::new(Gated(Arc::default()))),
+            streams: Arc::new(StreamRegistry::new(board)),
+        };
+        let begin = Instant::now();
+        let bounds = Bounds {
+            spread: Duration::from_secs(10),
+            within: Duration::from_secs(16),
+        };
+        drain.run(bounds).await;
+        assert!(begin.elapsed() < FIRST_REQUEST_GRACE * 2);
     }
 }

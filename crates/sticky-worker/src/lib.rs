@@ -22,6 +22,7 @@ mod client_info;
 mod client_stream;
 mod cluster_secret;
 mod config;
+mod departure;
 mod drain;
 mod engine_request;
 mod forwarded;
@@ -51,7 +52,7 @@ mod worker;
 
 pub use application::Application;
 pub use arriving_body::{ArrivingBody, BODY_PAUSE, BodyError};
-pub use client_handle::ClientHandle;
+pub use client_handle::{Busy, ClientHandle};
 pub use client_info::{ClientAddress, ClientScheme};
 pub use cluster_secret::ClusterSecret;
 pub use common::forwarded::{TrustedProxies, TrustedProxy};

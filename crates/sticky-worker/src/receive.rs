@@ -16,7 +16,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::drain::Bounds;
 use crate::register::{Answered, Registration};
+use crate::sessions::Sessions;
 use crate::socket::Socket;
 use crate::stream_registry::StreamRegistry;
 use crate::stream_state::Origin;
@@ -29,8 +31,8 @@ const OUTBOX: usize = 64;
 /// Why the worker shall leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// The master says so and gives that much time.
-    Drain(Duration),
+    /// The master says so.
+    Drain(Bounds),
     /// There is no place for this worker.
     Retired,
     /// There was no master for too long.
@@ -41,13 +43,14 @@ pub(crate) enum Leave {
 pub(crate) struct Link {
     pub(crate) registration: Arc<Registration>,
     pub(crate) streams: Arc<StreamRegistry>,
+    pub(crate) sessions: Arc<Sessions>,
     /// Where the master's keys go.
     pub(crate) ticketer: Option<Arc<Ticketer>>,
     /// Whether the application wants sockets.
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) draining: CancellationToken,
     pub(crate) orphan_time: Duration,
-    pub(crate) leave: mpsc::Sender<Leave>,
+    pub(crate) leave: mpsc::UnboundedSender<Leave>,
 }
 
 /// How one channel came to its end.
@@ -78,7 +81,10 @@ impl Link {
             }
             tracing::warn!("the master is gone; serving on");
             let wants = || *self.ready.borrow() && !self.draining.is_cancelled();
-            let answered = self.registration.with_a_master(self.orphan_time, wants);
+            let leaving = || self.draining.is_cancelled();
+            let answered = self
+                .registration
+                .with_a_master(self.orphan_time, wants, leaving);
             (channel, ready_told) = match answered.await {
                 Some(Answered::Welcome(channel, ready)) => (channel, ready),
                 Some(Answered::Retire) => return self.leaves(Leave::Retired),
@@ -95,8 +101,8 @@ impl Link {
     }
 
     fn leaves(&self, why: Leave) {
-        // Full: a reason to leave is there already.
-        let _ = self.leave.try_send(why);
+        // Nobody listens any more: the worker is about to end.
+        let _ = self.leave.send(why);
     }
 }
 
@@ -172,10 +178,21 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
     fn take(&mut self, delivery: Delivery) -> Result<Option<Ended>, ChannelError> {
         match delivery.packet {
             Packet::Handoff { first, sockets } => self.take_sockets(first, sockets, delivery.fds),
-            Packet::Drain { within_ms } => {
+            Packet::Drain {
+                spread_ms,
+                within_ms,
+            } => {
                 self.leaving_known = true;
-                let within = Duration::from_millis(within_ms.into());
-                self.link.leaves(Leave::Drain(within));
+                self.link.leaves(Leave::Drain(Bounds {
+                    spread: Duration::from_millis(spread_ms.into()),
+                    within: Duration::from_millis(within_ms.into()),
+                }));
+                Ok(None)
+            }
+            Packet::Shed(count) => {
+                let everybody = self.link.sessions.everybody();
+                let asked = everybody.iter().take(count as usize);
+                asked.for_each(|client| self.link.sessions.move_elsewhere(client));
                 Ok(None)
             }
             Packet::Retire => Ok(Some(Ended::Retired)),

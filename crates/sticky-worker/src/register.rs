@@ -87,24 +87,26 @@ impl Registration {
         &self,
         patience: Duration,
         ready: impl Fn() -> bool,
+        leaving: impl Fn() -> bool,
     ) -> Option<Answered> {
         let end = Instant::now() + patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            match timeout(ANSWER_TIME, self.hello(ready())).await {
+            match timeout(ANSWER_TIME, self.hello(ready(), leaving())).await {
                 Ok(Ok(answered)) => return Some(answered),
                 Ok(Err(error)) => tracing::debug!(%error, "no master"),
                 Err(_) => tracing::debug!("the master does not answer"),
             }
-            if Instant::now() + pause > end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return None;
             }
-            sleep(pause).await;
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn hello(&self, ready: bool) -> Result<Answered, ChannelError> {
+    async fn hello(&self, ready: bool, leaving: bool) -> Result<Answered, ChannelError> {
         let channel = Channel::connect(&self.dir.master_socket())?;
         let hello = Packet::Hello(Hello {
             worker: self.worker,
@@ -112,6 +114,7 @@ impl Registration {
             generation: self.generation,
             pid: std::process::id(),
             ready,
+            leaving,
             received: self.board.received(),
             balanced_received: self.board.balanced(),
         });

@@ -62,7 +62,7 @@ pub(crate) async fn serve<S: Application>(
         biased;
         ended = connection.as_mut() => Some(ended),
         () = first_head_missing(&state, times.first_head) => return,
-        () = layer.draining.cancelled() => None,
+        () = layer.departure.closing() => None,
     };
     let ended = match ended {
         Some(ended) => ended,

@@ -5,7 +5,9 @@
 //! when the application says that the session is gone. A waiting poll counts as
 //! a request that goes on.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,6 +23,10 @@ use crate::secret::Secret;
 use crate::session_table::SessionTable;
 use crate::stream_state::StreamState;
 use crate::until::until;
+
+/// A client that is asked to return may wait that long for the answers to what it
+/// sent before.
+const BUSY_MAX: Duration = Duration::from_secs(2);
 
 /// How many handshakes may stand alone, and how long an entry lives.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +45,8 @@ pub(crate) trait CloseEngineSession: Send + Sync {
 pub(crate) struct Sessions {
     limits: Limits,
     table: Mutex<SessionTable>,
+    /// WebSockets that started a session of their own, by the id of their stream.
+    fresh: Mutex<HashMap<u64, Arc<Client>>>,
     board: Arc<Board>,
     closer: Box<dyn CloseEngineSession>,
     runtime: Handle,
@@ -58,6 +66,7 @@ impl Sessions {
         Arc::new(Sessions {
             limits,
             table: Mutex::default(),
+            fresh: Mutex::default(),
             board,
             closer,
             runtime: Handle::current(),
@@ -107,15 +116,50 @@ impl Sessions {
 
     /// The application accepted a WebSocket that starts a session of its own:
     /// a client for as long as the stream lives.
-    pub(crate) fn websocket_opened(&self, stream: &StreamState) {
+    pub(crate) fn websocket_opened(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        stream: &Arc<StreamState>,
+    ) {
         self.board.client_came();
+        self.lock_fresh().insert(stream.id, client.clone());
+        let (sessions, id) = (Arc::downgrade(self), stream.id);
         let board = self.board.clone();
-        stream.became_websocket(move || board.client_left());
+        stream.became_websocket(move || {
+            board.client_left();
+            if let Some(sessions) = sessions.upgrade() {
+                sessions.lock_fresh().remove(&id);
+            }
+        });
     }
 
     /// See [`crate::ClientHandle::ask_to_return`].
     pub(crate) fn ask_to_return(self: &Arc<Self>, client: &Arc<Client>) {
         if !client.ask() {
+            return;
+        }
+        if !client.is_busy() {
+            return self.send_away(client);
+        }
+        // The end of its last event does it, unless there is always another.
+        let (sessions, client) = (Arc::downgrade(self), Arc::downgrade(client));
+        self.runtime.spawn(async move {
+            tokio::time::sleep(BUSY_MAX).await;
+            if let (Some(sessions), Some(client)) = (sessions.upgrade(), client.upgrade()) {
+                sessions.send_away(&client);
+            }
+        });
+    }
+
+    /// Asks a client to go to another worker.
+    pub(crate) fn move_elsewhere(self: &Arc<Self>, client: &Arc<Client>) {
+        client.expect_elsewhere();
+        self.ask_to_return(client);
+    }
+
+    /// Passes the wish on, once: nothing that the client waits for is left.
+    pub(crate) fn send_away(self: &Arc<Self>, client: &Arc<Client>) {
+        if !client.send_away() {
             return;
         }
         match client.websocket() {
@@ -124,10 +168,18 @@ impl Sessions {
         }
     }
 
-    /// Asks every client in the table; fresh WebSockets are not in it.
-    pub(crate) fn ask_all(self: &Arc<Self>) {
-        let clients = self.lock().clients();
-        clients.iter().for_each(|client| self.ask_to_return(client));
+    /// All clients that live now, in an order of chance.
+    pub(crate) fn everybody(&self) -> Vec<Arc<Client>> {
+        let mut clients = self.lock().clients();
+        clients.extend(self.lock_fresh().values().cloned());
+        let chance = RandomState::new();
+        clients.sort_by_cached_key(|client| chance.hash_one(Arc::as_ptr(client)));
+        clients
+    }
+
+    /// Whether no client lives.
+    pub(crate) fn are_none(&self) -> bool {
+        self.lock().is_empty() && self.lock_fresh().is_empty()
     }
 
     /// Resolves when the table has no entry.
@@ -211,6 +263,10 @@ impl Sessions {
         }
     }
 
+    fn lock_fresh(&self) -> MutexGuard<'_, HashMap<u64, Arc<Client>>> {
+        self.fresh.lock().expect("never poisoned")
+    }
+
     fn lock(&self) -> MutexGuard<'_, SessionTable> {
         self.table.lock().expect("never poisoned")
     }
@@ -221,6 +277,7 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
+    use crate::client_handle::ClientHandle;
     use crate::stream_state::Origin;
 
     const LIFETIME: Duration = Duration::from_secs(45);
@@ -382,6 +439,31 @@ mod tests {
         assert_eq!(fixture.closed.all(), ["a"]);
         assert_eq!(fixture.clients(), 0);
         fixture.sessions.empty().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_has_it_before_the_session_is_closed() {
+        let fixture = Fixture::new(9);
+        let (_, client) = fixture.open("a");
+        let handle = ClientHandle::new(client.clone(), &fixture.sessions);
+        let (first, second) = (handle.busy(), handle.busy());
+        fixture.sessions.move_elsewhere(&client);
+        assert!(handle.is_expected_elsewhere());
+        drop(first);
+        fixture.pass(MOMENT).await;
+        assert!(fixture.closed.all().is_empty());
+        drop(second);
+        fixture.pass(MOMENT).await;
+        assert_eq!(fixture.closed.all(), ["a"]);
+        // Always at work for somebody: not for ever.
+        let (_, client) = fixture.open("b");
+        let handle = ClientHandle::new(client.clone(), &fixture.sessions);
+        let _busy = handle.busy();
+        fixture.sessions.move_elsewhere(&client);
+        fixture.pass(BUSY_MAX - MOMENT).await;
+        assert_eq!(fixture.closed.all().len(), 1);
+        fixture.pass(MOMENT * 2).await;
+        assert_eq!(fixture.closed.all(), ["a", "b"]);
     }
 
     #[tokio::test(start_paused = true)]

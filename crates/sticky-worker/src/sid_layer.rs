@@ -15,12 +15,12 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio_util::sync::CancellationToken;
 
 use crate::application::{Application, answer};
 use crate::board::Board;
 use crate::client_handle::{Client, ClientHandle};
 use crate::client_info::{ClientAddress, ClientScheme};
+use crate::departure::Departure;
 use crate::engine_request::{self, HANDSHAKE, Wish, asks_websocket};
 use crate::forwarded;
 use crate::refusal::{Mended, Refusal, mend};
@@ -58,8 +58,7 @@ pub(crate) struct SidLayer<S> {
     pub(crate) affinity_cookie: Option<String>,
     pub(crate) requests_per_connection: u32,
     pub(crate) board: Arc<Board>,
-    /// Cancelled when the worker leaves.
-    pub(crate) draining: CancellationToken,
+    pub(crate) departure: Departure,
 }
 
 impl<S: Application> SidLayer<S> {
@@ -103,7 +102,7 @@ impl<S: Application> SidLayer<S> {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
         let exceeded = number >= self.requests_per_connection;
-        if !upgraded && (exceeded || self.draining.is_cancelled()) {
+        if !upgraded && (exceeded || self.departure.is_draining()) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -148,7 +147,7 @@ impl<S: Application> SidLayer<S> {
                 self.application(request).await.map(ResponseBody::app)
             }
             Wish::Refused(refusal) => refusal.response(),
-            Wish::OpenPolling | Wish::OpenWebsocket if self.draining.is_cancelled() => {
+            Wish::OpenPolling | Wish::OpenWebsocket if self.departure.refuses_handshakes() => {
                 Refusal::Unavailable.response()
             }
             Wish::OpenPolling => self.open_polling(request).await,
@@ -166,7 +165,7 @@ impl<S: Application> SidLayer<S> {
                 let sent = self.relay.send(owner, websocket, stream, line, request);
                 match Box::pin(sent).await {
                     Ok(response) => {
-                        self.websocket_while_draining(stream);
+                        self.websocket_while_closing(stream);
                         response.map(ResponseBody::Relayed)
                     }
                     Err(refusal) => refusal.response(),
@@ -205,8 +204,8 @@ impl<S: Application> SidLayer<S> {
         let secret = client.secret?;
         let engine_sid = engine_request::engine_sid(body)?;
         self.sessions.opened(client, engine_sid);
-        if self.draining.is_cancelled() {
-            self.sessions.ask_to_return(client);
+        if self.departure.is_closing() {
+            self.sessions.move_elsewhere(client);
         }
         let rest = &body[HANDSHAKE.len() + engine_sid.len()..];
         let mut tagged = Vec::with_capacity(HANDSHAKE.len() + SID_LENGTH + rest.len());
@@ -229,8 +228,10 @@ impl<S: Application> SidLayer<S> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return mend(response).response;
         }
-        self.sessions.websocket_opened(stream);
-        self.websocket_while_draining(stream);
+        self.sessions.websocket_opened(&client, stream);
+        if self.departure.is_closing() {
+            self.sessions.move_elsewhere(&client);
+        }
         response.map(ResponseBody::app)
     }
 
@@ -265,7 +266,7 @@ impl<S: Application> SidLayer<S> {
             StatusCode::SWITCHING_PROTOCOLS if websocket => {
                 stream.upgrade_began(self.upgrade_timeout);
                 session.websocket_accepted(stream);
-                self.websocket_while_draining(stream);
+                self.websocket_while_closing(stream);
                 response.map(ResponseBody::app)
             }
             StatusCode::OK if is_poll => {
@@ -311,8 +312,8 @@ impl<S: Application> SidLayer<S> {
     }
 
     /// A drain asks the WebSockets that it finds; this one may be later.
-    fn websocket_while_draining(&self, stream: &StreamState) {
-        if self.draining.is_cancelled() && stream.is_websocket() {
+    fn websocket_while_closing(&self, stream: &StreamState) {
+        if self.departure.is_closing() && stream.is_websocket() {
             stream.ask_to_return();
         }
     }

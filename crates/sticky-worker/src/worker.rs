@@ -23,7 +23,8 @@ use crate::board::Board;
 use crate::client_stream::ClientStream;
 use crate::cluster_secret::ClusterSecret;
 use crate::config::WorkerConfig;
-use crate::drain::Drain;
+use crate::departure::Departure;
+use crate::drain::{Bounds, Drain};
 use crate::nodes::{Known, NodeAddresses, Nodes};
 use crate::open_files;
 use crate::receive::{Leave, Link};
@@ -71,7 +72,7 @@ pub struct Worker {
     ready: watch::Sender<bool>,
     nodes: watch::Sender<Known>,
     nodes_wanted: Arc<Notify>,
-    draining: CancellationToken,
+    departure: Departure,
 }
 
 /// Reaches a worker from anywhere in its process.
@@ -132,7 +133,7 @@ impl Worker {
         let registration = Registration::claim(&config).await?;
         let room = open_files::room_for_connections().map_err(RegisterError::OpenFiles)?;
         registration.board.set_capacity(room);
-        let answered = registration.with_a_master(config.orphan_time, || false);
+        let answered = registration.with_a_master(config.orphan_time, || false, || false);
         match answered.await {
             Some(Answered::Welcome(channel, _)) => Ok(Worker {
                 config,
@@ -141,7 +142,7 @@ impl Worker {
                 ready: watch::Sender::new(false),
                 nodes: watch::Sender::default(),
                 nodes_wanted: Arc::default(),
-                draining: CancellationToken::new(),
+                departure: Departure::default(),
             }),
             Some(Answered::Retire) => Err(RegisterError::Retired(config.worker)),
             None => Err(RegisterError::NoMaster(config.orphan_time)),
@@ -155,7 +156,7 @@ impl Worker {
             nodes: self.nodes.clone(),
             nodes_wanted: self.nodes_wanted.clone(),
             board: self.registration.board.clone(),
-            draining: self.draining.clone(),
+            draining: self.departure.draining().clone(),
         }
     }
 
@@ -188,7 +189,7 @@ impl Worker {
         let config = self.config;
         let relay_path = self.registration.dir.relay_socket(config.worker);
         let listener = listen(&relay_path).map_err(RunError::RelaySocket)?;
-        let draining = self.draining;
+        let departure = self.departure;
         let tls = config.tls.clone();
         let tls = tls.map(|files| Tls::new(files, config.greeting_time));
         let tls = tls.transpose()?;
@@ -200,7 +201,7 @@ impl Worker {
             &config,
             &self.registration,
             application,
-            &draining,
+            &departure,
             tls.clone(),
             nodes,
         );
@@ -209,13 +210,14 @@ impl Worker {
         // Held to the end: the lock in it keeps the id ours while clients leave.
         let registration = self.registration;
         let (sessions, streams) = (server.layer.sessions.clone(), server.streams.clone());
-        let (leave, mut left) = mpsc::channel(1);
+        let (leave, mut left) = mpsc::unbounded_channel();
         let link = Link {
             registration: registration.clone(),
             streams: streams.clone(),
+            sessions: sessions.clone(),
             ticketer: tls.as_ref().map(|tls| tls.ticketer().clone()),
             ready: self.ready.subscribe(),
-            draining: draining.clone(),
+            draining: departure.draining().clone(),
             orphan_time: config.orphan_time,
             leave,
         };
@@ -241,22 +243,40 @@ impl Worker {
             why = left.recv() => why,
             () = shutdown => None,
         };
-        let (exit, within) = match why {
-            None => (Exit::Shutdown, config.drain_time),
-            Some(Leave::Drain(within)) => (Exit::Drained, within),
-            Some(Leave::Retired) => (Exit::Retired, config.drain_time),
-            Some(Leave::Orphaned) => (Exit::Orphaned, config.drain_time),
+        let own = Bounds::at_once(config.drain_time);
+        let (exit, bounds) = match why {
+            None => (Exit::Shutdown, own),
+            Some(Leave::Drain(bounds)) => (Exit::Drained, bounds),
+            Some(Leave::Retired) => (Exit::Retired, own),
+            Some(Leave::Orphaned) => (Exit::Orphaned, own),
         };
-        tracing::info!(?exit, ?within, "leaving");
+        tracing::info!(?exit, spread = ?bounds.spread, within = ?bounds.within, "leaving");
         let drain = Drain {
-            draining,
+            departure,
             sessions,
             streams,
         };
-        drain.run(within).await;
+        leave_within(&drain, bounds, &mut left).await;
         let _ = fs::remove_file(&relay_path);
         drop(registration);
         Ok(exit)
+    }
+}
+
+/// Drains. The master may want it to be faster than it said at first.
+async fn leave_within(
+    drain: &Drain,
+    mut bounds: Bounds,
+    left: &mut mpsc::UnboundedReceiver<Leave>,
+) {
+    loop {
+        tokio::select! {
+            () = drain.run(bounds) => return,
+            Some(why) = left.recv() => if let Leave::Drain(now) = why {
+                tracing::info!(spread = ?now.spread, within = ?now.within, "leaving otherwise");
+                bounds = now;
+            },
+        }
     }
 }
 
@@ -292,7 +312,7 @@ impl<S: Application> Server<S> {
         config: &WorkerConfig,
         registration: &Registration,
         application: S,
-        draining: &CancellationToken,
+        departure: &Departure,
         tls: Option<Tls>,
         nodes: Nodes,
     ) -> Self {
@@ -323,7 +343,7 @@ impl<S: Application> Server<S> {
             affinity_cookie: config.affinity_cookie.clone(),
             requests_per_connection: config.requests_per_connection,
             board: board.clone(),
-            draining: draining.clone(),
+            departure: departure.clone(),
         };
         Server {
             http: Arc::new(http(config.idle_timeout, config.head_max)),
@@ -410,10 +430,10 @@ impl<S: Application> Server<S> {
         });
     }
 
-    /// Resolves when the worker leaves and whoever came just before has had time
+    /// Resolves when the worker closes and whoever came just before has had time
     /// to say what they want.
     async fn leaves(&self) {
-        self.layer.draining.cancelled().await;
+        self.layer.departure.closing().await;
         tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     }
 

@@ -36,7 +36,8 @@ export class Connection {
       timeout: 10_000,
       ...(transports && { transports }),
     });
-    this.privateSocket = this.#manager.socket('/');
+    // Who comes and goes is told in batches: thousands may at once.
+    this.privateSocket = this.#manager.socket('/', { auth: { presence: true } });
     this.lobbySocket = this.#manager.socket('/lobby');
     this.#endings.push(
       keepConnected(this.privateSocket, { loginIsOver: 'invalid username', stillLoggedIn }),

@@ -8,12 +8,14 @@ interface PrivateEvents {
   users: Event;
   'user connected': Event;
   'user disconnected': Event;
+  presence: Event;
   'private message': Event;
 }
 
 interface PrivateRequests {
   'private message': Request<{ content: string; to: string; id: string }>;
   messages: Request<{ with: string; before: string; limit: number }>;
+  users_page: Request<{ query: string; limit: number; after?: string }>;
 }
 
 interface LobbyEvents {

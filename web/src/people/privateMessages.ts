@@ -10,11 +10,13 @@ import type { ReadMarks } from '../reading/readMarks';
 import { readIntroduction, readIntroductions } from './introduction';
 import { PrivateConversation } from './privateConversation';
 import { readPrivateMessages, type PrivateMessage } from './privateMessage';
+import { PeopleSearch } from './peopleSearch';
 import { Roster } from './roster';
 
-/** Namespace `/`: everyone, and the conversations with them. */
+/** Namespace `/`: who there is, and the conversations with them. */
 export class PrivateMessages {
   readonly roster: Roster;
+  readonly search: PeopleSearch;
   readonly #me: Login;
   readonly #outbox: Outbox;
   readonly #loaded = ref(false);
@@ -42,6 +44,7 @@ export class PrivateMessages {
       const nameOfPeer = () => this.roster.find(peerID)?.name ?? peerID;
       return new PrivateConversation({ peerID, nameOfPeer, me, socket, outbox: this.#outbox, marks });
     });
+    this.search = new PeopleSearch(socket);
     for (const unsent of this.#outbox.unsent) this.roster.findOrAdd(unsent.to).conversation.showUnsent(unsent);
     this.#listen(socket);
   }
@@ -64,6 +67,12 @@ export class PrivateMessages {
       const userID = idOf(user);
       if (userID !== null) this.roster.leave(userID);
     });
+    socket.on('presence', (batch) => {
+      for (const { userID, name, connected } of readIntroductions(batch)) {
+        if (connected) this.roster.introduce(userID, name, true);
+        else this.roster.leave(userID);
+      }
+    });
     socket.on('private message', (value) => {
       this.#heard.add(value);
     });
@@ -77,6 +86,7 @@ export class PrivateMessages {
     for (const { userID, name, connected, messages } of introductions) {
       this.roster.introduce(userID, name, connected).conversation.applySnapshot(messages);
     }
+    // Whom the server does not tell of is at least nobody of whom it would say that they go.
     for (const { userID } of this.roster.everyone) {
       if (!introduced.has(userID)) this.roster.leave(userID);
     }

@@ -1,10 +1,16 @@
 //! A page of history: what a client may ask for, and which entries answer it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::identity::is_id;
 use super::message::Message;
 use super::reply::Refusal;
+
+/// Messages of each conversation that a login brings, unless configured.
+pub const HISTORY_DEFAULT: usize = 50;
+
+/// Messages that are kept for a user, unless configured.
+pub const HISTORY_MAX_DEFAULT: usize = 10_000;
 
 /// Messages in a page when the client names no limit.
 pub const PAGE_DEFAULT: usize = 50;
@@ -41,18 +47,27 @@ impl PageRequest {
             Some(Value::String(id)) if is_id(id) => Some(id.clone()),
             Some(_) => return Err(Refusal::invalid("before must be a message id")),
         };
-        let limit = match fields.get("limit") {
-            None | Some(Value::Null) => PAGE_DEFAULT,
-            Some(limit) => match limit.as_u64() {
-                Some(n) if n > 0 => usize::try_from(n).unwrap_or(PAGE_MAX).min(PAGE_MAX),
-                _ => return Err(Refusal::invalid("limit must be a number above 0")),
-            },
-        };
+        let limit = page_limit(fields, PAGE_DEFAULT, PAGE_MAX)?;
         Ok(Self {
             with,
             before,
             limit,
         })
+    }
+}
+
+/// How many a page is to have at most: the field `limit`; a larger one than `max` is read as that.
+pub(super) fn page_limit(
+    fields: &Map<String, Value>,
+    default: usize,
+    max: usize,
+) -> Result<usize, Refusal> {
+    match fields.get("limit") {
+        None | Some(Value::Null) => Ok(default),
+        Some(limit) => match limit.as_u64() {
+            Some(n) if n > 0 => Ok(usize::try_from(n).unwrap_or(max).min(max)),
+            _ => Err(Refusal::invalid("limit must be a number above 0")),
+        },
     }
 }
 

@@ -47,12 +47,13 @@ impl Message {
 
     /// The other side of the conversation, seen by `user`.
     pub fn peer_of(&self, user: &str) -> &str {
-        if self.from == user {
-            &self.to
-        } else {
-            &self.from
-        }
+        peer(user, &self.from, &self.to)
     }
+}
+
+/// The other side of a message from one to another, seen by `user`.
+pub fn peer<'a>(user: &str, from: &'a str, to: &'a str) -> &'a str {
+    if from == user { to } else { from }
 }
 
 /// A valid message that is not stored yet.

@@ -37,6 +37,7 @@ pub(super) async fn by_credentials(
         Credentials {
             session: None,
             username: None,
+            ..
         } => login_session::session_id(&socket.req_parts().headers),
         _ => None,
     };
@@ -96,6 +97,8 @@ async fn find_session(
 pub(super) struct Credentials {
     session: Option<String>,
     username: Option<String>,
+    /// To be told of others with `presence`, in batches.
+    pub(super) wants_batches: bool,
 }
 
 impl Credentials {
@@ -105,7 +108,19 @@ impl Credentials {
         Self {
             session: text("sessionID"),
             username: text("username"),
+            wants_batches: auth.get("presence").is_some_and(is_yes),
         }
+    }
+}
+
+/// What JavaScript takes for true.
+fn is_yes(value: &Json) -> bool {
+    match value {
+        Json::Null => false,
+        Json::Bool(yes) => *yes,
+        Json::Number(number) => number.as_f64() != Some(0.0),
+        Json::String(text) => !text.is_empty(),
+        Json::Array(_) | Json::Object(_) => true,
     }
 }
 
@@ -132,5 +147,13 @@ mod tests {
             assert_eq!(read.session.as_deref(), session, "{auth}");
             assert_eq!(read.username.as_deref(), username, "{auth}");
         }
+    }
+
+    #[test]
+    fn batches_are_asked_for_with_anything_that_is_true() {
+        let asks = |value| Credentials::read(&json!({ "presence": value })).wants_batches;
+        assert!(asks(json!(true)) && asks(json!("batched")) && asks(json!({})));
+        assert!(!asks(json!(false)) && !asks(json!(null)) && !asks(json!(0)));
+        assert!(!Credentials::read(&json!({})).wants_batches);
     }
 }

@@ -35,11 +35,25 @@ pub(crate) async fn keep_caught_up(sockets: Arc<Sockets>) {
     loop {
         let missed = sockets.adapter.missed().await;
         let gap_ms = missed.since().elapsed().as_millis() as u64;
-        tracing::warn!(gap_ms, "broadcasts may have been missed; reading the store");
+        let users = sockets.online().len();
+        // At its start a process has nobody yet who could miss something.
+        if users > 0 {
+            tracing::warn!(
+                gap_ms,
+                users,
+                "broadcasts may have been missed; reading the store"
+            );
+        }
         let delivered = catch_up(&sockets, &missed).await;
         sockets.adapter.all_made_good(&missed);
+        if let Err(error) = sockets.read_roll().await {
+            // It is read from time to time in any case.
+            tracing::debug!(%error, "who came and went meanwhile is not known yet");
+        }
         end_sessions(&sockets).await;
-        tracing::info!(delivered, "caught up with the store");
+        if users > 0 {
+            tracing::info!(delivered, "caught up with the store");
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 use redis_adapter::Adapter;
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
-use sticky_worker::ClientHandle;
+use sticky_worker::{Busy, ClientHandle};
 
-fn handle(socket: &Socket<Adapter>) -> Option<&ClientHandle> {
+/// The client, where it is known.
+pub(super) fn handle(socket: &Socket<Adapter>) -> Option<&ClientHandle> {
     socket.req_parts().extensions.get::<ClientHandle>()
 }
 
@@ -15,6 +16,11 @@ pub(super) fn ask_to_return(socket: &Socket<Adapter>) {
     if let Some(client) = handle(socket) {
         client.ask_to_return();
     }
+}
+
+/// The client waits for an answer while that lives.
+pub(super) fn busy(socket: &Socket<Adapter>) -> Option<Busy> {
+    handle(socket).map(ClientHandle::busy)
 }
 
 /// Takes note of bytes that were queued for a client beside broadcasts; how many wait now, about.

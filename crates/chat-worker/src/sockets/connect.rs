@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Sockets;
 use super::authenticate::{ConnectError, Credentials, by_credentials, by_login};
+use super::client::{busy, handle};
 use super::introduction::User;
 use super::lane::{Event, Kind, Lane};
 use crate::store::Session;
@@ -38,6 +39,7 @@ impl Entrance {
             Entrance::PrivateMessages => &[
                 ("private message", Kind::PrivateMessage),
                 ("messages", Kind::Messages),
+                ("users_page", Kind::UsersPage),
             ],
             Entrance::Lobby => &[("join", Kind::LobbyJoin), ("chat", Kind::LobbyChat)],
             Entrance::Workspaces => &[("application", Kind::Application)],
@@ -55,9 +57,16 @@ impl Entrance {
         }
         let Ok(TryData(auth)) = TryData::<Json>::from_connect_parts(socket, auth);
         let credentials = auth.as_ref().map(Credentials::read).unwrap_or_default();
+        if credentials.wants_batches {
+            socket.extensions.insert(WantsBatches);
+        }
         by_credentials(sockets, socket, credentials).await
     }
 }
+
+/// On a socket whose client has asked in `auth` to be told of others in batches.
+#[derive(Clone)]
+struct WantsBatches;
 
 /// The connect handler of such a namespace.
 #[derive(Clone)]
@@ -73,7 +82,9 @@ impl ConnectHandler<Adapter, Connect> for Connect {
             // The middleware put it there; without it nobody is connected.
             return;
         };
-        let lane = Lane::new(self.sockets.clone(), session);
+        let client = handle(&socket).cloned();
+        let wants_batches = socket.extensions.remove::<WantsBatches>().is_some();
+        let lane = Lane::new(self.sockets.clone(), session, wants_batches, client);
         attach(&lane, &socket, self.entrance.events());
         match self.entrance {
             Entrance::PrivateMessages => lane.login(socket),
@@ -138,6 +149,7 @@ struct OnEvent {
 impl MessageHandler<Adapter, OnEvent> for OnEvent {
     fn call(&self, socket: Arc<Socket<Adapter>>, value: Value, ack: Option<i64>) {
         self.lane.event(Event {
+            _busy: busy(&socket),
             socket,
             kind: self.kind,
             value,

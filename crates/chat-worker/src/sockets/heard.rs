@@ -9,7 +9,8 @@ use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::Value as Json;
+
+use crate::chat::message::peer;
 
 /// Messages remembered for a socket, 8 bytes each. They have to reach back over the time that is
 /// caught up after a gap, less the gap itself.
@@ -22,11 +23,25 @@ pub(super) struct Heard {
     recent: Mutex<VecDeque<u64>>,
 }
 
-/// As much of an event as tells which message it carries.
+/// As much of a message in an event as tells which one it is.
 #[derive(Deserialize)]
-struct Carried<'a> {
+pub(super) struct Carried<'a> {
     from: Cow<'a, str>,
+    to: Cow<'a, str>,
     id: Option<Cow<'a, str>>,
+}
+
+impl<'a> Carried<'a> {
+    /// The message that an event, `["event", args...]`, carries, if it does.
+    pub(super) fn read(event: &'a str) -> Option<Self> {
+        let (name, message) = serde_json::from_str::<(Cow<'_, str>, Self)>(event).ok()?;
+        (name == "private message").then_some(message)
+    }
+
+    /// The other side, seen by `user`.
+    pub(super) fn peer_of(&self, user: &str) -> &str {
+        peer(user, &self.from, &self.to)
+    }
 }
 
 impl Heard {
@@ -44,17 +59,11 @@ impl Heard {
         true
     }
 
-    /// Whether an event, `["event", args...]`, is news to the socket; it counts as heard from now
-    /// on. A message without an id (of a Node server) always is: it cannot be told from another of
-    /// the same text.
-    pub(super) fn is_news(&self, event: &str) -> bool {
-        let Ok((name, data)) = serde_json::from_str::<(Json, Carried<'_>)>(event) else {
-            return true;
-        };
-        match data.id {
-            Some(id) if name == "private message" => self.note(&data.from, &id),
-            _ => true,
-        }
+    /// Whether a message is news to the socket; it counts as heard from now on. One without an id (of
+    /// a Node server) always is: it cannot be told from another of the same text.
+    pub(super) fn is_news(&self, message: &Carried<'_>) -> bool {
+        let id = message.id.as_ref();
+        id.is_none_or(|id| self.note(&message.from, id))
     }
 }
 
@@ -101,8 +110,17 @@ mod tests {
             ("no json", true),
         ];
         for (event, expected) in table {
-            assert_eq!(heard.is_news(event), expected, "{event}");
+            let message = Carried::read(event);
+            let news = message.is_none_or(|message| heard.is_news(&message));
+            assert_eq!(news, expected, "{event}");
         }
+    }
+
+    #[test]
+    fn a_message_has_another_side() {
+        let message = Carried::read(r#"["private message",{"from":"a","to":"b"}]"#).unwrap();
+        assert_eq!(message.peer_of("a"), "b");
+        assert_eq!(message.peer_of("b"), "a");
     }
 
     #[test]

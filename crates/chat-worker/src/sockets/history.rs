@@ -1,9 +1,9 @@
 //! `messages`: a page of a conversation, as the acknowledgement: an array, newest last.
 
-use super::lane::{ACK_BYTES, Event, Lane};
+use super::lane::{Event, Lane};
 use crate::chat::history::PageRequest;
 use crate::chat::message::Message;
-use crate::chat::reply::{Code, Refusal};
+use crate::chat::reply::Refusal;
 
 /// Returns whether the store answered, as far as it was asked.
 pub(super) async fn run(lane: &Lane, mut event: Event) -> bool {
@@ -13,14 +13,8 @@ pub(super) async fn run(lane: &Lane, mut event: Event) -> bool {
     }
     let payload = event.payload();
     let page = read(lane, &event, &payload).await;
-    match &page {
-        Ok(messages) => {
-            let bytes = messages.iter().map(Message::about_bytes).sum();
-            event.acknowledge(messages, bytes).await;
-        }
-        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
-    }
-    !page.is_err_and(|refusal| refusal.code == Code::Unavailable)
+    let bytes = |page: &Vec<Message>| page.iter().map(Message::about_bytes).sum();
+    event.answer(page, bytes).await
 }
 
 async fn read(

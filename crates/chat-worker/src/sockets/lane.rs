@@ -11,6 +11,7 @@ use socketioxide::extract::{AckSender, TryData};
 use socketioxide::handler::{FromMessageParts, Value};
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
+use sticky_worker::{Busy, ClientHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -19,8 +20,8 @@ use super::client::{cut, cut_if_full, queued};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
 use super::session_sockets::end;
-use super::{history, leave, lobby, login, private_message, workspaces};
-use crate::chat::reply::Refusal;
+use super::{history, leave, lobby, login, private_message, users_page, workspaces};
+use crate::chat::reply::{Code, Refusal, StoredAck};
 use crate::store::{Position, Session, StoreError, StoreFuture};
 
 /// Events that wait in a lane at most: half a second's worth of what one worker can do at all.
@@ -50,6 +51,7 @@ pub(super) enum Kind {
     Messages,
     LobbyJoin,
     LobbyChat,
+    UsersPage,
     Application,
 }
 
@@ -61,6 +63,8 @@ pub(super) struct Event {
     pub(super) arrived: Instant,
     /// When it is refused at the latest; none while the store answers.
     pub(super) deadline: Option<Instant>,
+    /// A client that is to go elsewhere is let have the answer first.
+    pub(super) _busy: Option<Busy>,
 }
 
 /// What an acknowledgement without a page has, about.
@@ -111,6 +115,27 @@ impl Event {
         queued(&self.socket, bytes);
     }
 
+    /// Acknowledges it with what was asked for, which is about so long, or with why not. Returns whether
+    /// the store answered, as far as it was asked.
+    pub(super) async fn answer<T: Serialize>(
+        mut self,
+        answer: Result<T, Refusal>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> bool {
+        match &answer {
+            Ok(answer) => self.acknowledge(answer, bytes(answer)).await,
+            Err(refusal) => self.acknowledge(&refusal.ack(), ACK_BYTES).await,
+        }
+        !answer.is_err_and(|refusal| refusal.code == Code::Unavailable)
+    }
+
+    /// The same for something that is stored: its id, and when it was.
+    pub(super) async fn answer_stored(self, stored: Result<(String, u64), Refusal>) -> bool {
+        let stored = stored.as_ref();
+        let ack = stored.map(|(id, at)| StoredAck::new(id, *at));
+        self.answer(ack.map_err(Clone::clone), |_| ACK_BYTES).await
+    }
+
     fn ack_sender(&mut self) -> AckSender<Adapter> {
         let Ok(sender) = AckSender::from_message_parts(&self.socket, &mut self.value, &self.ack);
         sender
@@ -132,10 +157,14 @@ enum Job {
 pub(super) struct Lane {
     pub(super) sockets: Arc<Sockets>,
     pub(super) session: Session,
-    /// The store's id of this socket.
+    /// The number of this socket's stay, and the store's id of it.
+    pub(super) stay: u64,
     pub(super) socket_id: String,
+    /// Whether the client wants to be told of others in batches.
+    pub(super) wants_batches: bool,
     /// The messages that the socket has.
     pub(super) heard: Arc<Heard>,
+    client: Option<ClientHandle>,
     queue: Mutex<Queue>,
 }
 
@@ -156,9 +185,17 @@ struct Queue {
 }
 
 impl Lane {
-    pub(super) fn new(sockets: Arc<Sockets>, session: Session) -> Arc<Self> {
+    pub(super) fn new(
+        sockets: Arc<Sockets>,
+        session: Session,
+        wants_batches: bool,
+        client: Option<ClientHandle>,
+    ) -> Arc<Self> {
+        let stay = sockets.new_stay();
         Arc::new(Self {
-            socket_id: sockets.new_socket_id(),
+            stay,
+            socket_id: stay.to_string(),
+            wants_batches,
             heard: Arc::default(),
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
@@ -172,7 +209,14 @@ impl Lane {
             }),
             sockets,
             session,
+            client,
         })
+    }
+
+    /// Whether the client was asked to go to another worker.
+    pub(super) fn is_expected_elsewhere(&self) -> bool {
+        let client = self.client.as_ref();
+        client.is_some_and(ClientHandle::is_expected_elsewhere)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -269,6 +313,7 @@ impl Lane {
                     store_answers = match event.kind {
                         Kind::PrivateMessage => private_message::run(&self, event).await,
                         Kind::Messages => history::run(&self, event).await,
+                        Kind::UsersPage => users_page::run(&self, event).await,
                         Kind::LobbyJoin => lobby::join(&self, event).await,
                         Kind::LobbyChat => lobby::chat(&self, event).await,
                         Kind::Application => workspaces::application(&self, event).await,
@@ -278,6 +323,7 @@ impl Lane {
                     if std::mem::take(&mut self.queue().online) {
                         self.sockets.went_offline(&self.session.user);
                     }
+                    self.sockets.roll.leave(self.stay);
                     leave::run(&self).await;
                     self.queue().alive = None;
                 }

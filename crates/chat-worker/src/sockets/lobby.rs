@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::Sockets;
-use super::lane::{ACK_BYTES, Event, Lane};
+use super::lane::{Event, Lane};
 use crate::chat::identity::random_id;
 use crate::chat::lobby::{Action, CHANNEL, Join, Line, LineDraft, NewLine, key};
-use crate::chat::reply::{Code, Refusal, StoredAck};
+use crate::chat::reply::Refusal;
 
 /// The namespace of the lobby.
 pub(super) const NAMESPACE: &str = "/lobby";
@@ -35,14 +35,8 @@ pub(super) async fn join(lane: &Arc<Lane>, mut event: Event) -> bool {
     if join == Join::New && said.is_ok() && lane.is_new_in_lobby() {
         lane.sockets.say_control(&lane.session.name, JOINED);
     }
-    match &said {
-        Ok(lines) => {
-            let bytes = lines.iter().map(Line::about_bytes).sum();
-            event.acknowledge(lines, bytes).await;
-        }
-        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
-    }
-    !said.is_err_and(|refusal| refusal.code == Code::Unavailable)
+    let bytes = |lines: &Vec<Line>| lines.iter().map(Line::about_bytes).sum();
+    event.answer(said, bytes).await
 }
 
 /// `chat`: stored, in the same breath published to everyone, then acked. Returns whether the store
@@ -50,11 +44,7 @@ pub(super) async fn join(lane: &Arc<Lane>, mut event: Event) -> bool {
 pub(super) async fn chat(lane: &Arc<Lane>, mut event: Event) -> bool {
     let payload = event.payload();
     let sent = say(lane, &event, payload).await;
-    match &sent {
-        Ok((id, at)) => event.acknowledge(&StoredAck::new(id, *at), ACK_BYTES).await,
-        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
-    }
-    !sent.is_err_and(|refusal| refusal.code == Code::Unavailable)
+    event.answer_stored(sent).await
 }
 
 async fn say(lane: &Lane, event: &Event, payload: Json) -> Result<(String, u64), Refusal> {

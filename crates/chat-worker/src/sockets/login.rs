@@ -18,10 +18,11 @@ use tokio::time::Instant;
 
 use super::MAX_READS;
 use super::client::{ask_to_return, queued};
+use super::heard::Carried;
 use super::lane::Lane;
-use crate::chat::message::Message;
-use crate::chat::roster::{Entry, roster};
-use crate::store::{Position, StoreError};
+use super::roster::{BATCHED, Newcomer, who_came_or_went};
+use crate::chat::roster::Conversations;
+use crate::store::{Connected, Position, Replay, StoreError};
 
 /// How long a login is tried before the client is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,13 +57,15 @@ struct SessionEvent<'a> {
 /// A hold that has begun, until it is confirmed.
 pub(super) type Hold = BoxFuture<'static, Result<Gate, HoldError>>;
 
-/// A user in `users`, about.
-const USER_BYTES: usize = 120;
+/// A user in `users` as JSON, about, in bytes.
+pub(super) const USER_BYTES: usize = 120;
 
 /// Holds the socket back from this call on.
 pub(super) fn hold(lane: &Lane, socket: &Arc<Socket<Adapter>>) -> Hold {
     let socket = SocketRef::from(socket.clone());
-    lane.sockets.adapter.hold(&socket, &[&lane.session.user])
+    let mut rooms = vec![&*lane.session.user];
+    rooms.extend(lane.wants_batches.then_some(BATCHED));
+    lane.sockets.adapter.hold(&socket, &rooms)
 }
 
 /// What became of a login.
@@ -109,55 +112,122 @@ async fn try_login(
     socket: &SocketRef<Adapter>,
     held: Option<Hold>,
 ) -> Result<bool, LoginError> {
-    let sockets = &lane.sockets;
-    let session = &lane.session;
-    let gate = match held {
-        Some(held) => Some(held.await?),
-        None => None,
+    let Some(held) = held else {
+        return arrive(lane).await;
     };
-    if !sockets.store.connect(session, &lane.socket_id).await? {
+    // All at once: what is stored after this read, and before the subscription was confirmed, is
+    // read in the second one.
+    let (gate, arrived, past) = tokio::join!(held, arrive(lane), read_past(lane));
+    if !arrived? {
         return Ok(false);
     }
-    let Some(mut gate) = gate else {
-        return Ok(true);
-    };
+    let (mut gate, mut past) = (gate?, past?);
     lane.is_online();
     for _ in 0..MAX_READS {
-        let next = tell(lane, socket).await?;
-        let heard = lane.heard.clone();
-        let opened = gate.open_and_screen(move |event| heard.is_news(event));
+        let next = tell(lane, socket, past).await?;
+        let opened = gate.open_and_screen(screen(lane));
         match opened {
             Ok(()) => {
                 lane.is_told(next);
-                let own_room = socket.id.to_string();
-                let entry = Entry::arrived(&session.user, &session.name);
-                sockets.tell(Some(&own_room), "user connected", &entry);
                 return Ok(true);
             }
             // More was broadcast meanwhile than could wait: the store has it.
             Err(overflow) => gate = overflow.into_gate(),
         }
+        past = read_past(lane).await?;
     }
     Err(LoginError::Overflow)
 }
 
-/// Reads the store and tells the socket, which has heard of those messages from now on. Returns
-/// up to where it was told.
-async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Position, LoginError> {
-    let store = &lane.sockets.store;
+/// Lets the others know that the user is here. False when the session has ended.
+async fn arrive(lane: &Arc<Lane>) -> Result<bool, LoginError> {
+    let sockets = &lane.sockets;
+    match sockets
+        .store
+        .connect(&lane.session, &lane.socket_id)
+        .await?
+    {
+        Connected::Ended => return Ok(false),
+        Connected::Unwritten => {}
+        Connected::Here(change) => {
+            let counts_anew = sockets.counts_anew(&change);
+            sockets.made_change(&change);
+            match counts_anew {
+                true => sockets.read_whole_roll().await?,
+                false => sockets.know_changes_to(change.version).await?,
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Lets through what is news to the socket; whom a message is with is a partner from then on.
+fn screen(lane: &Lane) -> impl Fn(&str) -> bool + Send + Sync + 'static {
+    let heard = lane.heard.clone();
+    let sockets = Arc::downgrade(&lane.sockets);
+    let (stay, user) = (lane.stay, lane.session.user.clone());
+    move |event| {
+        let Some(message) = Carried::read(event) else {
+            // That they came themselves is nothing that clients are told.
+            return who_came_or_went(event).is_none_or(|who| who.id != user);
+        };
+        let is_news = heard.is_news(&message);
+        if is_news && let Some(sockets) = sockets.upgrade() {
+            sockets.roll.meets(stay, message.peer_of(&user));
+        }
+        is_news
+    }
+}
+
+async fn read_past(lane: &Lane) -> Result<Replay, StoreError> {
+    let user = &lane.session.user;
+    lane.sockets.store.replay(user, Position::default()).await
+}
+
+/// Tells the socket of `past` and what the store has beyond that: it has heard of these messages from
+/// now on. Returns up to where that was.
+async fn tell(
+    lane: &Lane,
+    socket: &SocketRef<Adapter>,
+    past: Replay,
+) -> Result<Position, LoginError> {
+    let sockets = &lane.sockets;
     let session = &lane.session;
-    let (users, replay) = tokio::try_join!(
-        store.users(),
-        store.replay(&session.user, Position::default())
+    let known_in = |replay: &Replay| {
+        let peers = replay.messages.iter().map(|m| m.peer_of(&session.user));
+        sockets.roll.known(peers)
+    };
+    // Now, and not later: one who is known may not be any more by then.
+    let (mut partners, asked) = known_in(&past);
+    let (found, newer) = tokio::try_join!(
+        sockets.store.look_up(&asked),
+        sockets.store.replay(&session.user, past.next)
     )?;
-    let oldest = Duration::from_millis(replay.as_of).saturating_sub(YOUNG);
-    for message in &replay.messages {
+    partners.extend(found);
+    let (known, mut strangers) = known_in(&newer);
+    partners.extend(known);
+    strangers.retain(|user| !asked.contains(user));
+    if !strangers.is_empty() {
+        // They wrote for the first time between the two reads.
+        partners.extend(sockets.store.look_up(&strangers).await?);
+    }
+    let past = past.followed_by(newer);
+    let oldest = Duration::from_millis(past.as_of).saturating_sub(YOUNG);
+    for message in &past.messages {
         if let (Some(at), Some(id)) = (message.at, &message.id)
             && Duration::from_millis(at) >= oldest
         {
             lane.heard.note(&message.from, id);
         }
     }
+    let conversations = Conversations::of(&session.user, past.messages, sockets.history_limit);
+    let newcomer = Newcomer {
+        member: lane.stay,
+        sid: socket.id,
+        session,
+        wants_batches: lane.wants_batches,
+    };
+    let roster = sockets.enrol(newcomer, &conversations, partners);
     socket.emit(
         "session",
         &SessionEvent {
@@ -165,9 +235,8 @@ async fn tell(lane: &Lane, socket: &SocketRef<Adapter>) -> Result<Position, Logi
             user_id: &session.user,
         },
     )?;
-    let bytes: usize = replay.messages.iter().map(Message::about_bytes).sum();
-    let bytes = bytes + users.len() * USER_BYTES;
-    socket.emit("users", &roster(&session.user, users, replay.messages))?;
+    let bytes = conversations.about_bytes() + roster.users.len() * USER_BYTES;
+    socket.emit("users", &roster.entries(&conversations))?;
     queued(socket, bytes);
-    Ok(replay.next)
+    Ok(past.next)
 }

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connect::{Connect, Entrance};
 use self::heard::Heard;
+use self::roster::Roll;
 use self::session_sockets::SessionSockets;
 use crate::ChatConfig;
 use crate::chat::message::Message;
@@ -42,12 +43,14 @@ pub(crate) mod outside;
 mod presence;
 mod private_message;
 mod rooms;
+mod roster;
 mod session_sockets;
+mod users_page;
 mod workspaces;
 
 pub(crate) use catch_up::keep_caught_up;
 pub(crate) use introduction::introduce;
-pub(crate) use presence::keep_presence;
+pub(crate) use presence::{keep_presence, keep_roll, look_around};
 
 /// The namespace of the private messages.
 const NAMESPACE: &str = "/";
@@ -79,6 +82,8 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_buffered: u64,
+    /// How long a client that was sent to another worker is expected there.
+    presence_grace: Duration,
     /// Cancelled when this process begins to leave.
     leaving: OnceLock<CancellationToken>,
     workspace_policy: WorkspacePolicy,
@@ -88,6 +93,12 @@ pub(crate) struct Sockets {
     /// they were.
     online: Mutex<HashMap<String, (usize, Option<Position>)>>,
     sessions: SessionSockets,
+    /// Who there is, and who is told of whom.
+    roll: Roll,
+    /// The newest messages of each conversation that a login brings.
+    history_limit: usize,
+    /// Users who have gone, which could not be announced yet, and their names.
+    unannounced: Mutex<HashMap<String, String>>,
     /// What the sockets of this process have heard in the lobby.
     heard_in_lobby: Heard,
 }
@@ -100,12 +111,16 @@ impl Sockets {
             tasks: TaskTracker::new(),
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
+            presence_grace: config.presence_grace,
             leaving: OnceLock::new(),
             workspace_policy: config.workspace_policy,
             next_socket: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             online: Mutex::default(),
             sessions: SessionSockets::default(),
+            roll: Roll::new(config.roster_limit),
+            history_limit: config.history_limit,
+            unannounced: Mutex::default(),
             heard_in_lobby: Heard::default(),
         }
     }
@@ -115,9 +130,12 @@ impl Sockets {
         let _ = self.leaving.set(leaving);
     }
 
-    fn is_leaving(&self) -> bool {
-        let leaving = self.leaving.get();
-        leaving.is_some_and(CancellationToken::is_cancelled)
+    /// Resolves when this process leaves.
+    async fn leaving(&self) {
+        match self.leaving.get() {
+            Some(leaving) => leaving.cancelled().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn lock_online(&self) -> MutexGuard<'_, HashMap<String, (usize, Option<Position>)>> {
@@ -167,44 +185,38 @@ impl Sockets {
         self.unconfirmed.load(Ordering::Relaxed)
     }
 
-    /// An id for a socket's stay in the namespace. Not its Engine.IO id: a client may leave and
+    /// A number for a socket's stay in the namespace. Not its Engine.IO id: a client may leave and
     /// come back under that, and the end of its first stay must not end the second.
-    fn new_socket_id(&self) -> String {
-        self.next_socket.fetch_add(1, Ordering::Relaxed).to_string()
+    fn new_stay(&self) -> u64 {
+        self.next_socket.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What is to be published of a stored message: for the recipient's sockets and for the
     /// sender's, but not the one whose room is `except`. One room each: a room's channel is heard
-    /// only by the workers that host its user. This worker, too, delivers when it hears it.
+    /// only by the workers that host its user.
     fn announcements(&self, message: &Message, except: &str) -> Vec<Publication> {
         let mut rooms = vec![message.to.as_str()];
         if message.from != message.to {
             rooms.push(&message.from);
         }
-        let publication = |room| {
-            let event = "private message";
-            let adapter = &self.adapter;
-            let made = adapter.publication(NAMESPACE, &[room], &[except], event, message);
-            // Only an event larger than the bus takes; no message is.
-            made.inspect_err(|error| tracing::error!(%error, "a message cannot be announced"))
-                .ok()
-        };
+        let publication = |room| self.publication_for(room, except, "private message", message);
         rooms.into_iter().filter_map(publication).collect()
     }
 
-    /// Tells everyone but the members of the room `except`. Local sockets
-    /// were served and the publication is queued when this returns; nobody waits for the bus,
-    /// since the store has it already.
-    fn tell<T: Serialize + ?Sized>(
-        self: &Arc<Self>,
-        except: Option<&str>,
-        event: &'static str,
+    /// An event for a user's sockets, but not the one whose room is `except`. This worker, too,
+    /// delivers it when it hears it.
+    fn publication_for<T: Serialize + ?Sized>(
+        &self,
+        user: &str,
+        except: &str,
+        event: &str,
         data: &T,
-    ) {
-        let confirmation =
-            self.adapter
-                .broadcast_event(NAMESPACE, &[], except.as_slice(), event, data);
-        self.confirm(event, confirmation);
+    ) -> Option<Publication> {
+        let adapter = &self.adapter;
+        let made = adapter.publication(NAMESPACE, &[user], &[except], event, data);
+        // Only an event larger than the bus takes; none is.
+        made.inspect_err(|error| tracing::error!(%error, event, "an event cannot be announced"))
+            .ok()
     }
 
     /// Publishes on a channel of ours. It is queued when this returns; nobody waits for the bus.
@@ -260,6 +272,7 @@ pub(crate) fn routes(
     }
     io.ns(rooms::NAMESPACE, rooms::Connect(sockets.clone()));
     log_out::listen(&sockets);
+    roster::listen(&sockets);
     outside::listen(&sockets);
     lobby::listen(&sockets);
     Router::new().route_service("/socket.io/", service)

@@ -3,20 +3,20 @@
 
 use std::sync::Arc;
 
-use super::lane::{ACK_BYTES, Event, Lane};
+use redis_adapter::Publication;
+
+use super::lane::{Event, Lane};
 use crate::chat::identity::random_id;
 use crate::chat::message::{Draft, NewMessage};
-use crate::chat::reply::{Code, Refusal, StoredAck};
+use crate::chat::reply::Refusal;
+use crate::chat::roster::{Told, User};
+use crate::store::{Announce, Session};
 
 /// Returns whether the store answered, as far as it was asked.
 pub(super) async fn run(lane: &Arc<Lane>, mut event: Event) -> bool {
     let payload = event.payload();
     let sent = send(lane, &event, payload).await;
-    match &sent {
-        Ok((id, at)) => event.acknowledge(&StoredAck::new(id, *at), ACK_BYTES).await,
-        Err(refusal) => event.acknowledge(&refusal.ack(), ACK_BYTES).await,
-    }
-    !sent.is_err_and(|refusal| refusal.code == Code::Unavailable)
+    event.answer_stored(sent).await
 }
 
 async fn send(
@@ -37,11 +37,45 @@ async fn send(
         to: draft.to,
     };
     let own_room = event.socket.id.to_string();
+    let introductions = introductions(lane, event, &new.to, &own_room).await?;
     let (announcer, announced) = (sockets.clone(), new.clone());
-    let announce =
-        Box::new(move |at| announcer.announcements(&announced.clone().stored(at), &own_room));
+    let announce: Announce = Box::new(move |at| {
+        let message = announcer.announcements(&announced.clone().stored(at), &own_room);
+        introductions.iter().cloned().chain(message).collect()
+    });
     let stored = event.ask(sockets.store.append(new, announce)).await?;
     // What is caught up after a gap is for all of the user's sockets; this one knows it.
     lane.heard.note(&lane.session.user, &id);
+    sockets.is_active(&lane.session);
     Ok((id, stored.at))
+}
+
+/// Where rosters do not have everybody: before the first message to somebody, they are told who the
+/// sender is, and the sender's other sockets who they are.
+async fn introductions(
+    lane: &Arc<Lane>,
+    event: &Event,
+    to: &str,
+    own_room: &str,
+) -> Result<Vec<Publication>, Refusal> {
+    let sockets = &lane.sockets;
+    let Session { user, name, .. } = &lane.session;
+    if sockets.knows_everybody() || to == user || !sockets.roll.meets(lane.stay, to) {
+        return Ok(Vec::new());
+    }
+    let recipient = [to.to_owned()];
+    let known = event.ask(sockets.store.look_up(&recipient)).await?;
+    let me = User {
+        id: user.clone(),
+        name: name.clone(),
+        connected: true,
+    };
+    let introduction = |room, who| {
+        let told = Told::of(who);
+        sockets.publication_for(room, own_room, told.event(), &told)
+    };
+    let mut introductions: Vec<Publication> = introduction(to, &me).into_iter().collect();
+    let here = known.iter().find(|user| user.connected);
+    introductions.extend(here.and_then(|recipient| introduction(user, recipient)));
+    Ok(introductions)
 }

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use crate::chat::history::PageRequest;
 use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
+use crate::chat::recent_users::{Change, Recent};
 use crate::chat::roster::User;
+use crate::chat::user_index::UsersPage;
 
 pub mod redis;
 pub mod sqlite;
@@ -92,11 +94,30 @@ impl Position {
 pub struct Replay {
     /// The messages, oldest first.
     pub messages: Vec<Message>,
+    /// Whether all that is there was asked for: from the beginning, or from a position that is not
+    /// valid any more.
+    pub is_whole: bool,
     /// Where to go on from.
     pub next: Position,
     /// The store's clock before it was read, in milliseconds since the epoch: what the times of
     /// the messages are measured by.
     pub as_of: u64,
+}
+
+impl Replay {
+    /// With what was read from [`next`](Self::next) on.
+    pub(crate) fn followed_by(self, newer: Replay) -> Replay {
+        if newer.is_whole {
+            return newer;
+        }
+        let mut messages = self.messages;
+        messages.extend(newer.messages);
+        Replay {
+            messages,
+            is_whole: self.is_whole,
+            ..newer
+        }
+    }
 }
 
 /// The time `age` before `as_of`, both by the store's clock, in milliseconds since the epoch.
@@ -113,6 +134,8 @@ pub enum PresenceChange {
     Gone {
         /// The user's id.
         user: String,
+        /// The user's name, as far as it is known still.
+        name: String,
     },
     /// The user was taken for gone while this process was silent, and is not.
     Back {
@@ -123,7 +146,23 @@ pub enum PresenceChange {
     },
 }
 
+/// What became of a socket's [arrival](Store::connect).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connected {
+    /// The user is connected; it is news when this is their first socket.
+    Here(Change),
+    /// It may stay, but cannot be written at present. Once it is, the user is reported as
+    /// [back](PresenceChange::Back).
+    Unwritten,
+    /// Its session has ended: it may not stay, and its [end](Store::disconnect) is to follow.
+    Ended,
+}
+
 /// Sessions, messages and presence.
+///
+/// **Users.** A user is known from their first session on until the last has expired, and each of
+/// their comings and goings is a numbered change, which the store publishes on
+/// [`recent_users::CHANNEL`](crate::chat::recent_users::CHANNEL).
 pub trait Store: Send + Sync + 'static {
     /// Whether the store answers, as it changes.
     fn health(&self) -> watch::Receiver<Health>;
@@ -131,8 +170,33 @@ pub trait Store: Send + Sync + 'static {
     /// The session with this id, if there is one.
     fn find_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Session>>;
 
-    /// Every user that has a session, ordered by name.
-    fn users(&self) -> StoreFuture<'_, Vec<User>>;
+    /// The users who changed after the change with the number `since`, at most `limit`, and how many
+    /// users there are.
+    fn recent(&self, since: u64, limit: usize) -> StoreFuture<'_, Recent>;
+
+    /// Those of the users that are known, in any order.
+    fn look_up<'a>(&'a self, users: &'a [String]) -> StoreFuture<'a, Vec<User>>;
+
+    /// A page of all users by name, or of those whose name has a word that begins as asked for. None
+    /// when the user after whom it is to begin is not known, or not among them.
+    fn users_page<'a>(&'a self, page: &'a UsersPage) -> StoreFuture<'a, Option<Vec<User>>>;
+
+    /// Makes a change of whether the user is connected just now, for all to hear. With `news` others
+    /// are told, unless they know.
+    fn announce<'a>(&'a self, user: &'a str, name: &'a str, news: bool) -> StoreFuture<'a, Change>;
+
+    /// A program whose sockets this store does not know says that one of its users came or went. To
+    /// be called in every process; one of them takes note.
+    fn heard_of<'a>(&'a self, _user: &'a User) -> StoreFuture<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// A step of finding users whom other programs made, and of forgetting those whose sessions have
+    /// expired, where that does not come by itself. To be called in every process; one of them acts.
+    /// Returns after which pause the next step is due.
+    fn look_around(&self) -> StoreFuture<'_, Duration> {
+        Box::pin(std::future::ready(Ok(Duration::from_secs(60))))
+    }
 
     /// Stores a message for its sender and its recipient. The same sender and id within ten
     /// minutes store nothing twice, whoever the second one is for.
@@ -194,12 +258,11 @@ pub trait Store: Send + Sync + 'static {
     fn has_ended<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool>;
 
     /// A socket of the session is here: creates or renews the session, and the user is connected.
-    /// `socket` must be unique in this process and made of id characters. False when the session
-    /// has ended: then the socket may not stay, and its [end](Store::disconnect) is to follow.
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;
+    /// `socket` must be unique in this process and made of id characters.
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, Connected>;
 
     /// A socket is gone. True when no socket of the user was left in the whole cluster, for one
-    /// caller only: it tells the others, unless the user is back by then. Not to be called again
+    /// caller only: it [announces](Store::announce) that, unless the user is back by then. Not to be called again
     /// after an error: the next [`Store::tend`] that succeeds makes it good, and reports the user
     /// as gone.
     fn disconnect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool>;

@@ -6,7 +6,13 @@ use std::time::{Duration, Instant};
 use chat_worker::chat::history::PageRequest;
 use chat_worker::chat::lobby::{KEPT, NewLine};
 use chat_worker::chat::message::{Message, NewMessage};
-use chat_worker::store::{Announce, Position, PresenceChange, Session, Store};
+use chat_worker::chat::recent_users::Recent;
+use chat_worker::chat::roster::User;
+use chat_worker::chat::user_index::UsersPage;
+use chat_worker::store::{
+    Announce, Connected, Position, PresenceChange, Session, Store, StoreError,
+};
+use serde_json::json;
 
 /// Makes stores over one and the same place: each stands for a process of the cluster. Dropping
 /// one stands for `kill -9`. Leases must end within seconds, sessions live longer than leases.
@@ -22,6 +28,8 @@ pub(crate) trait Cluster {
 pub(crate) struct Lives {
     pub(crate) session: Duration,
     pub(crate) message: Duration,
+    /// The most messages of a user.
+    pub(crate) kept: usize,
 }
 
 impl Default for Lives {
@@ -30,6 +38,7 @@ impl Default for Lives {
         Lives {
             session: DAY,
             message: DAY,
+            kept: 10_000,
         }
     }
 }
@@ -56,6 +65,10 @@ pub(crate) fn message(id: &str, from: &str, to: &str) -> NewMessage {
     }
 }
 
+fn is_in(connected: Result<Connected, StoreError>) -> bool {
+    matches!(connected, Ok(Connected::Here(_)))
+}
+
 /// For tests in which nobody listens.
 pub(crate) fn unannounced() -> Announce {
     Box::new(|_at| Vec::new())
@@ -74,8 +87,31 @@ async fn all(store: &Arc<dyn Store>, user: &str) -> Vec<Message> {
 }
 
 pub(crate) async fn connected(store: &Arc<dyn Store>, user: &str) -> Option<bool> {
-    let users = store.users().await.unwrap();
-    users.iter().find(|u| u.id == user).map(|u| u.connected)
+    let found = store.look_up(&[user.to_owned()]).await.unwrap();
+    found.first().map(|user| user.connected)
+}
+
+pub(crate) fn page(payload: serde_json::Value) -> UsersPage {
+    UsersPage::from_payload(&payload).unwrap()
+}
+
+/// Every user, page by page.
+pub(crate) async fn everybody(store: &Arc<dyn Store>) -> Vec<User> {
+    let mut users: Vec<User> = Vec::new();
+    loop {
+        let after = users.last().map(|user| user.id.clone());
+        let page = page(json!({"after": after, "limit": 200}));
+        let next = store.users_page(&page).await.unwrap().unwrap();
+        if next.is_empty() {
+            return users;
+        }
+        users.extend(next);
+    }
+}
+
+pub(crate) fn gone(user: &str) -> PresenceChange {
+    let Session { user, name, .. } = session(user);
+    PresenceChange::Gone { user, name }
 }
 
 /// Tends until it reports something, and returns that.
@@ -108,6 +144,10 @@ pub(crate) async fn run(cluster: &dyn Cluster) {
     what_was_said_in_the_lobby_expires_together(cluster).await;
     a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster).await;
     ten_thousand_users_are_listed_by_name(cluster).await;
+    users_are_found_by_the_words_of_their_names(cluster).await;
+    each_change_of_a_user_has_the_next_number(cluster).await;
+    a_user_who_has_expired_is_not_listed_any_more(cluster).await;
+    a_user_keeps_the_newest_messages(cluster).await;
     a_replay_goes_on_where_the_last_one_ended(cluster).await;
     many_writers_lose_nothing_and_keep_each_ones_order(cluster).await;
     a_user_is_gone_with_the_last_socket_in_the_cluster(cluster).await;
@@ -334,7 +374,7 @@ async fn a_session_that_ended_lets_nobody_in_and_its_user_is_still_listed(cluste
     a.begin_session(&eve).await.unwrap();
     assert_eq!(b.find_session(&eve.id).await.unwrap(), Some(eve.clone()));
     assert_eq!(connected(&b, "eve").await, Some(false));
-    assert!(b.connect(&eve, "s1").await.unwrap());
+    assert!(is_in(b.connect(&eve, "s1").await));
     assert_eq!(connected(&a, "eve").await, Some(true));
     assert!(!b.has_ended(&eve.id).await.unwrap());
 
@@ -345,7 +385,7 @@ async fn a_session_that_ended_lets_nobody_in_and_its_user_is_still_listed(cluste
     assert_eq!(b.find_session(&eve.id).await.unwrap(), None);
     assert_eq!(b.connected_name("eve").await.unwrap(), None);
     // Not by a socket that was on its way in, nor by one that says so again.
-    assert!(!b.connect(&eve, "s2").await.unwrap());
+    assert_eq!(b.connect(&eve, "s2").await.unwrap(), Connected::Ended);
     b.begin_session(&eve).await.unwrap();
     b.tend().await.unwrap();
     assert_eq!(b.find_session(&eve.id).await.unwrap(), None);
@@ -359,7 +399,7 @@ async fn a_session_that_ended_lets_nobody_in_and_its_user_is_still_listed(cluste
         ..eve.clone()
     };
     a.begin_session(&again).await.unwrap();
-    assert!(a.connect(&again, "s3").await.unwrap());
+    assert!(is_in(a.connect(&again, "s3").await));
     assert_eq!(connected(&b, "eve").await, Some(true));
     let name = b.connected_name("eve").await.unwrap();
     assert_eq!(name, Some(eve.name.clone()));
@@ -468,7 +508,7 @@ async fn a_reader_sees_each_writers_messages_in_order_and_never_fewer(cluster: &
 async fn ten_thousand_users_are_listed_by_name(cluster: &dyn Cluster) {
     const USERS: usize = 10_000;
     let store = cluster.process();
-    let known = store.users().await.unwrap().len();
+    let known = everybody(&store).await.len();
     let names: Vec<String> = (0..USERS).map(|n| format!("many{n:05}")).collect();
     for chunk in names.chunks(500) {
         let mut coming = tokio::task::JoinSet::new();
@@ -478,9 +518,9 @@ async fn ten_thousand_users_are_listed_by_name(cluster: &dyn Cluster) {
         }
         coming.join_all().await;
     }
-    let users = store.users().await.unwrap();
+    let users = everybody(&store).await;
     assert_eq!(users.len(), known + USERS);
-    assert!(users.is_sorted_by_key(|user| &user.name));
+    assert!(users.is_sorted_by_key(|user| user.name.to_lowercase()));
     let many: Vec<_> = users.iter().filter(|u| u.id.starts_with("many")).collect();
     assert!(many.iter().all(|user| user.connected));
     assert!(many.iter().map(|user| &user.id).eq(names.iter()));
@@ -491,6 +531,174 @@ async fn ten_thousand_users_are_listed_by_name(cluster: &dyn Cluster) {
             going.spawn(async move { store.disconnect(&session(&name), &name).await.unwrap() });
         }
         assert!(going.join_all().await.iter().all(|last| *last));
+    }
+}
+
+async fn users_are_found_by_the_words_of_their_names(cluster: &dyn Cluster) {
+    let store = cluster.process();
+    let names = [
+        "Zoë Zander",
+        "zoe",
+        "Alan Zoch",
+        "Zonk",
+        "xzo",
+        "zo 1",
+        "zo 2",
+    ];
+    for (n, name) in names.into_iter().enumerate() {
+        let session = Session {
+            name: name.to_owned(),
+            ..session(&format!("zo{n}"))
+        };
+        assert!(is_in(store.connect(&session, &session.id).await));
+    }
+    let find = async |payload| {
+        let found = store.users_page(&page(payload)).await.unwrap();
+        found.map(|users| users.into_iter().map(|user| user.name).collect::<Vec<_>>())
+    };
+    let all = ["zo 1", "zo 2", "Alan Zoch", "zoe", "Zonk", "Zoë Zander"].map(str::to_owned);
+    assert_eq!(find(json!({"query": "ZO"})).await, Some(all.to_vec()));
+    assert_eq!(
+        find(json!({"query": " zoë za"})).await,
+        Some(vec![all[5].clone()])
+    );
+    assert_eq!(
+        find(json!({"query": "zand"})).await,
+        Some(vec![all[5].clone()])
+    );
+    assert_eq!(find(json!({"query": "zz"})).await, Some(vec![]));
+    // In pages of two, each behind the last one.
+    let mut after = None;
+    for two in all.chunks(2) {
+        let wanted = page(json!({"query": "zo", "limit": 2, "after": after}));
+        let found = store.users_page(&wanted).await.unwrap().unwrap();
+        assert!(found.iter().map(|user| &user.name).eq(two));
+        after = found.last().map(|user| user.id.clone());
+    }
+    assert_eq!(
+        find(json!({"query": "zo", "after": after})).await,
+        Some(vec![])
+    );
+    assert_eq!(find(json!({"after": "nobody-of-this-id"})).await, None);
+    assert_eq!(find(json!({"query": "alan", "after": "zo1"})).await, None);
+    for n in 0..names.len() {
+        let session = session(&format!("zo{n}"));
+        assert!(store.disconnect(&session, &session.id).await.unwrap());
+    }
+}
+
+async fn each_change_of_a_user_has_the_next_number(cluster: &dyn Cluster) {
+    let (a, b) = (cluster.process(), cluster.process());
+    let (cat, dog) = (session("cat"), session("dog"));
+    let arrived = async |store: &Arc<dyn Store>, session, socket| match store
+        .connect(session, socket)
+        .await
+    {
+        Ok(Connected::Here(change)) => change,
+        other => panic!("{other:?}"),
+    };
+    let before = a.recent(0, 9).await.unwrap();
+    let first = arrived(&a, &cat, "s1").await;
+    assert_eq!(
+        (first.version, first.total),
+        (before.version + 1, before.total + 1)
+    );
+    assert!(first.news && first.user.connected);
+    let second = arrived(&b, &cat, "s2").await;
+    assert_eq!(
+        (second.version, second.total),
+        (first.version + 1, first.total)
+    );
+    assert!(!second.news, "a second socket is none");
+    b.begin_session(&dog).await.unwrap();
+    let changes = async |since, limit| {
+        let Recent {
+            version,
+            total,
+            users,
+        } = a.recent(since, limit).await.unwrap();
+        assert_eq!(total, before.total + 2);
+        let users = users
+            .into_iter()
+            .map(|(version, user)| (version, user.id, user.connected));
+        (version, users.collect::<Vec<_>>())
+    };
+    let (cat_is, dog_is) = (
+        (second.version, "cat".to_owned(), true),
+        ("dog".to_owned(), false),
+    );
+    let dog_is = (second.version + 1, dog_is.0, dog_is.1);
+    let expected = vec![dog_is.clone(), cat_is];
+    assert_eq!(changes(before.version, 9).await, (dog_is.0, expected));
+    assert_eq!(
+        changes(before.version, 1).await,
+        (dog_is.0, vec![dog_is.clone()])
+    );
+    assert_eq!(changes(dog_is.0, 9).await, (dog_is.0, vec![]));
+
+    // It says how it is, not how somebody thought.
+    a.disconnect(&cat, "s1").await.unwrap();
+    let is = b.announce("cat", "CAT", true).await.unwrap();
+    assert!(is.user.connected && is.news);
+    b.disconnect(&cat, "s2").await.unwrap();
+    let is = a.announce("cat", "CAT", false).await.unwrap();
+    assert!(!is.user.connected && !is.news);
+    assert_eq!(is.version, dog_is.0 + 2);
+    assert_eq!(
+        changes(dog_is.0, 9).await.1,
+        [(is.version, "cat".to_owned(), false)]
+    );
+}
+
+async fn a_user_who_has_expired_is_not_listed_any_more(cluster: &dyn Cluster) {
+    let store = cluster.process_with(Lives {
+        session: Duration::from_secs(5),
+        ..Lives::default()
+    });
+    let total = async || store.recent(0, 0).await.unwrap().total;
+    let (before, gnat) = (total().await, session("gnat"));
+    store.connect(&gnat, "s1").await.unwrap();
+    assert_eq!(total().await, before + 1);
+    store.disconnect(&gnat, "s1").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while total().await > before {
+        assert!(Instant::now() < deadline, "the user stays");
+        store.look_around().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(connected(&store, "gnat").await, None);
+    assert!(everybody(&store).await.iter().all(|user| user.id != "gnat"));
+}
+
+async fn a_user_keeps_the_newest_messages(cluster: &dyn Cluster) {
+    const KEPT: usize = 40;
+    let store = cluster.process_with(Lives {
+        kept: KEPT,
+        ..Lives::default()
+    });
+    for n in 0..3 * KEPT {
+        // To one of whom all are kept.
+        let to = if n % 2 == 0 { "kp2" } else { "kp3" };
+        let new = message(&format!("k{n}"), "kp1", to);
+        store.append(new, unannounced()).await.unwrap();
+    }
+    let newest = format!("k{}", 3 * KEPT - 1);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let kept = all(&store, "kp1").await;
+        assert_eq!(ids(&kept).last(), Some(&newest.as_str()));
+        let expected = (3 * KEPT - kept.len()..3 * KEPT).map(|n| format!("k{n}"));
+        assert!(ids(&kept).into_iter().eq(expected), "the newest, in order");
+        assert!(kept.len() >= KEPT, "{} are kept", kept.len());
+        if kept.len() <= KEPT + KEPT / 8 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} stay", kept.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for other in ["kp2", "kp3"] {
+        let kept = all(&store, other).await.len();
+        assert!((KEPT..=KEPT * 3 / 2).contains(&kept), "{other} has {kept}");
     }
 }
 
@@ -667,7 +875,7 @@ async fn a_dead_process_is_repaired_once(cluster: &dyn Cluster) {
     let mut told: Vec<_> = gone
         .iter()
         .map(|change| match change {
-            PresenceChange::Gone { user } => user.clone(),
+            PresenceChange::Gone { user, .. } => user.clone(),
             PresenceChange::Back { user, .. } => format!("{user} is back?"),
         })
         .collect();
@@ -687,12 +895,7 @@ async fn who_came_back_is_not_repaired_away(cluster: &dyn Cluster) {
     drop(dead);
     other.connect(&stays, "s3").await.unwrap();
     let changes = tend_until_something(&other).await;
-    assert_eq!(
-        changes,
-        [PresenceChange::Gone {
-            user: "goes".into()
-        }]
-    );
+    assert_eq!(changes, [gone("goes")]);
     assert_eq!(connected(&other, "stays").await, Some(true));
     assert_eq!(connected(&other, "goes").await, Some(false));
     assert!(other.disconnect(&stays, "s3").await.unwrap());
@@ -716,10 +919,7 @@ async fn who_was_left_behind_is_expected_back_for_a_while(cluster: &dyn Cluster)
     other.connect(&comes, "s4").await.unwrap();
     let changes = tend_until_something(&other).await;
     assert!(left.elapsed() >= GRACE, "{:?}", left.elapsed());
-    let gone = PresenceChange::Gone {
-        user: stays_away.user,
-    };
-    assert_eq!(changes, [gone]);
+    assert_eq!(changes, [gone("stays-away")]);
     assert_eq!(connected(&other, "comes").await, Some(true));
     assert_eq!(connected(&other, "stays-away").await, Some(false));
     assert!(other.disconnect(&comes, "s4").await.unwrap());

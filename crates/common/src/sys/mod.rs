@@ -1,5 +1,7 @@
 //! The system calls that std and tokio have no safe form of.
 
+pub mod defer_accept;
+pub mod inherited;
 pub mod readiness;
 pub mod seqpacket;
 pub mod shared_page;

@@ -125,7 +125,10 @@ async fn the_masters_deadline_cuts_what_does_not_end() {
     );
     upload.write_all(head.as_bytes()).await.unwrap();
     until("the upload", || engine.uploaded() == 3).await;
-    let drain = Packet::Drain { within_ms: 800 };
+    let drain = Packet::Drain {
+        spread_ms: 0,
+        within_ms: 800,
+    };
     worker.member.channel.send(&drain, &[]).await.unwrap();
     let began = std::time::Instant::now();
     ended(&mut upload).await;
@@ -135,6 +138,33 @@ async fn the_masters_deadline_cuts_what_does_not_end() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// What the application does at its end depends on it: it is no farewell.
+#[tokio::test]
+async fn whoever_comes_when_everybody_was_asked_is_sent_elsewhere_too() {
+    let master = StubMaster::new().await;
+    let engine = FakeEngine::default();
+    let mut worker = master.start(0, engine.clone()).await;
+    let sid = HttpClient::over(master.connect(&mut worker.member, true).await)
+        .await
+        .open()
+        .await;
+    // In the middle of its upgrade: the worker waits for it.
+    let mut held = master.connect(&mut worker.member, false).await;
+    ask_websocket(&mut held, &websocket(Some(&sid))).await;
+    let drain = Packet::Drain {
+        spread_ms: 1,
+        within_ms: 20_000,
+    };
+    worker.member.channel.send(&drain, &[]).await.unwrap();
+    until("the wish", || engine.handles()[0].is_expected_elsewhere()).await;
+    let mut late = master.connect(&mut worker.member, true).await;
+    ask_websocket(&mut late, &websocket(None)).await;
+    ended(&mut late).await;
+    assert!(engine.handles()[1].is_expected_elsewhere());
+    drop(held);
+    assert_eq!(worker.exit().await, Exit::Drained);
 }
 
 #[tokio::test]

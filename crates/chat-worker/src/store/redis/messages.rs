@@ -21,28 +21,86 @@ const FIRST_CHUNK: u64 = 32;
 /// by page.
 const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Reads a list from its end back to `start`, and no more than so many bytes: all in one step, which
+/// a login waits for.
+///
+/// KEYS: list. ARGV: start, bytes, entries at a time. Returns the time in ms, the length, the entry
+/// before the start, if there is one, and the entries, newest first.
+pub(super) const READ: &str = "
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local length = redis.call('LLEN', KEYS[1])
+local start, left = tonumber(ARGV[1]), tonumber(ARGV[2])
+local before = start > 0 and redis.call('LINDEX', KEYS[1], start - 1)
+local entries, stop = {}, length
+while stop > start do
+  local first = math.max(stop - ARGV[3], start)
+  local chunk = redis.call('LRANGE', KEYS[1], first, stop - 1)
+  for i = #chunk, 1, -1 do
+    left = left - #chunk[i]
+    if left < 0 then return {now, length, before, entries} end
+    entries[#entries + 1] = chunk[i]
+  end
+  stop = first
+end
+return {now, length, before, entries}";
+
 pub(super) fn list_key(user: &str) -> String {
     format!("messages:{user}")
 }
 
 impl RedisStore {
-    /// What lies behind `from`; with an age, of that only what is not older.
-    pub(super) async fn read_messages(
+    /// What lies behind `from`.
+    pub(super) async fn read_messages(&self, user: &str, from: Position) -> RedisResult<Replay> {
+        let mut connection = self.link.connection().await;
+        let mut start = from.index;
+        loop {
+            let (as_of, length, before, entries): (u64, u64, Option<Vec<u8>>, Vec<Vec<u8>>) = self
+                .read
+                .key(list_key(user))
+                .arg(start)
+                .arg(REPLAY_BYTES)
+                .arg(CHUNK)
+                .invoke_async(&mut connection)
+                .await?;
+            // Valid only if the entry before it is still the one it was: the list may have expired,
+            // or older entries are not kept any more.
+            if start > 0 && before.is_none_or(|entry| mark(&entry) != from.mark) {
+                start = 0;
+                continue;
+            }
+            let oldest_first = entries.iter().rev();
+            let messages = oldest_first.filter_map(|entry| Message::from_entry(entry));
+            return Ok(Replay {
+                messages: messages.collect(),
+                is_whole: start == 0,
+                next: position(
+                    from,
+                    start,
+                    length,
+                    entries.first().map(|entry| mark(entry)),
+                ),
+                as_of,
+            });
+        }
+    }
+
+    /// The same, but only what is not older than `age`.
+    pub(super) async fn read_young_messages(
         &self,
         user: &str,
         from: Position,
-        age: Option<Duration>,
+        age: Duration,
     ) -> RedisResult<Replay> {
         let key = list_key(user);
         let mut connection = self.link.connection().await;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let as_of = seconds * 1000 + micros / 1000;
-        let oldest = age.map(|age| oldest(as_of, age));
+        let oldest = oldest(as_of, age);
         let len: u64 = redis::cmd("LLEN")
             .arg(&key)
             .query_async(&mut connection)
             .await?;
-        // Valid only if the entry before it is still the one it was: the list may have expired.
         let mut start = from.index;
         if start > 0 {
             let before = self.read_range(&key, start - 1, start - 1).await?;
@@ -54,7 +112,7 @@ impl RedisStore {
         let mut newest_first = Vec::new();
         let mut bytes = 0;
         let mut end = len;
-        let mut chunk = if oldest.is_some() { FIRST_CHUNK } else { CHUNK };
+        let mut chunk = FIRST_CHUNK;
         // Backwards, so that the newest are there when there are too many.
         'read: while end > start {
             let first = end.saturating_sub(chunk).max(start);
@@ -67,28 +125,21 @@ impl RedisStore {
                 let Some(message) = Message::from_entry(entry) else {
                     continue;
                 };
-                if let Some(oldest) = oldest {
-                    match message.at {
-                        None => continue,
-                        // Lists are in the order of time.
-                        Some(at) if at < oldest => break 'read,
-                        Some(_) => {}
-                    }
+                match message.at {
+                    None => continue,
+                    // Lists are in the order of time.
+                    Some(at) if at < oldest => break 'read,
+                    Some(_) => newest_first.push(message),
                 }
-                newest_first.push(message);
             }
             end = first;
             chunk = (chunk * 4).min(CHUNK);
         }
-        let next = match newest_mark {
-            Some(mark) => Position { index: len, mark },
-            None if start == 0 => Position::default(),
-            None => from,
-        };
         newest_first.reverse();
         Ok(Replay {
             messages: newest_first,
-            next,
+            is_whole: start == 0,
+            next: position(from, start, len, newest_mark),
             as_of,
         })
     }
@@ -127,6 +178,19 @@ impl RedisStore {
             .arg(last)
             .query_async(&mut connection)
             .await
+    }
+}
+
+/// The place behind the newest entry, of this mark, of a list of that length, which was read from `start`
+/// on; for want of one behind `from`.
+fn position(from: Position, start: u64, length: u64, newest_mark: Option<u64>) -> Position {
+    match newest_mark {
+        Some(mark) => Position {
+            index: length,
+            mark,
+        },
+        None if start == 0 => Position::default(),
+        None => from,
     }
 }
 

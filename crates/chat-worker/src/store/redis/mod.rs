@@ -8,7 +8,12 @@
 //! | `cc:{lobby}:log` | list | JSON of the lobby's last messages, oldest first |
 //! | `cc:{lobby}:ids` | sorted set | `<from> <id>` by time: what was said lately |
 //! | `cc:workspace:<workspaceId>` | set | user ids of its members; written by others, read here |
-//! | `cc:presence:<userID>` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
+//! | `cc:presence:{<userID>}` | hash | `<instance> <socket>` → sessionID: the user's live sockets |
+//! | `cc:user:{<userID>}` | string | `1`, or `n` (sockets of another program), or `0`, and the user's name |
+//! | `cc:{users}:version` | string | the number of the last change of a user |
+//! | `cc:{users}:by-change` | sorted set | `<userID> <name>` of all users by the number of their last change |
+//! | `cc:{users}:by-name` | sorted set | `<key>`, a zero byte, `<userID>`: all users by name; see [`user_index`](crate::chat::user_index) |
+//! | `cc:{users}:lookout` | string | who looks for users of other programs, and for expired ones |
 //! | `cc:sockets:<instance>` | hash | socket → `<userID> <sessionID>`: a process's live sockets |
 //! | `cc:instance:<instance>` | string | the lease of a process, by which others on its machine know it; expires when it is silent |
 //! | `cc:instances` | set | every process that may have left something behind |
@@ -24,30 +29,38 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::link::Link;
+use self::lookout::Lookout;
 use self::presence::Presence;
 use self::replicas::Replicas;
+use self::together::Together;
 use super::{
-    Announce, Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture,
-    Stored,
+    Announce, Connected, Health, Position, PresenceChange, Replay, Session, Store, StoreError,
+    StoreFuture, Stored,
 };
-use crate::chat::history::PageRequest;
+use crate::chat::history::{HISTORY_MAX_DEFAULT, PageRequest};
 use crate::chat::identity::NoRandomness;
 use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
+use crate::chat::recent_users::{Change, Recent};
 use crate::chat::roster::User;
+use crate::chat::user_index::UsersPage;
 use crate::redis_url::RedisUrl;
 
 mod link;
 mod lobby;
+mod lookout;
 mod messages;
 mod presence;
 mod process_mark;
 mod repair;
 mod replicas;
+mod roster;
 mod send;
 mod sessions;
+mod together;
 
 pub(crate) use lobby::LOG as LOBBY_LOG;
+pub(crate) use roster::{ENROL, ask_whether_listed, enrolment, write_absent};
 pub(crate) use send::DEDUPE_WINDOW;
 
 /// How a [`RedisStore`] behaves.
@@ -57,6 +70,8 @@ pub struct RedisStoreConfig {
     pub session_ttl: Duration,
     /// How long a user's messages live after the last one. Default 24 h.
     pub message_ttl: Duration,
+    /// The most messages that are kept of a user. Default 10,000.
+    pub history_max: usize,
     /// How long one operation may take. Default 2 s.
     pub operation_timeout: Duration,
     /// After how much silence a process counts as dead, which is noticed within
@@ -78,6 +93,7 @@ impl Default for RedisStoreConfig {
         Self {
             session_ttl: Duration::from_secs(24 * 60 * 60),
             message_ttl: Duration::from_secs(24 * 60 * 60),
+            history_max: HISTORY_MAX_DEFAULT,
             operation_timeout: Duration::from_secs(2),
             lease: Duration::from_secs(10),
             grace: Duration::from_secs(5),
@@ -90,7 +106,7 @@ impl Default for RedisStoreConfig {
 
 /// A store in Redis, over one connection that mends itself.
 pub struct RedisStore {
-    link: Link,
+    link: Arc<Link>,
     config: RedisStoreConfig,
     presence: Presence,
     is_cluster: bool,
@@ -102,6 +118,13 @@ pub struct RedisStore {
     write_session: redis::Script,
     end_session: redis::Script,
     set_connected: redis::Script,
+    arrive: redis::Script,
+    depart: redis::Script,
+    enrol: redis::Script,
+    note: redis::Script,
+    read: redis::Script,
+    lookout: Lookout,
+    together: Arc<Together>,
 }
 
 impl RedisStore {
@@ -118,7 +141,8 @@ impl RedisStore {
         Ok(Arc::new(Self {
             is_cluster: url.is_cluster(),
             replicas,
-            link: Link::start(url, timeout),
+            link: Arc::new(Link::start(url, timeout)),
+            together: Arc::default(),
             send: redis::Script::new(send::SEND),
             presence: Presence::new()?,
             append: redis::Script::new(send::APPEND),
@@ -126,8 +150,31 @@ impl RedisStore {
             write_session: redis::Script::new(sessions::WRITE),
             end_session: redis::Script::new(sessions::END),
             set_connected: redis::Script::new(sessions::SET_CONNECTED),
+            arrive: redis::Script::new(presence::ARRIVE),
+            depart: redis::Script::new(presence::DEPART),
+            enrol: redis::Script::new(roster::ENROL),
+            note: redis::Script::new(lookout::NOTE),
+            read: redis::Script::new(messages::READ),
+            lookout: Lookout::default(),
             config,
         }))
+    }
+
+    /// Sends a pipeline with scripts in it, which a server that has started anew does not know yet.
+    /// All of its commands may be sent twice.
+    async fn with_scripts<T: redis::FromRedisValue>(
+        &self,
+        pipe: &redis::Pipeline,
+    ) -> redis::RedisResult<T> {
+        let mut connection = self.link.connection().await;
+        match pipe.query_async(&mut connection).await {
+            Err(error) if is_unknown_script(&error) => {}
+            other => return other,
+        }
+        for script in [&self.write_session, &self.arrive, &self.enrol] {
+            script.load_async(&mut connection).await?;
+        }
+        pipe.query_async(&mut connection).await
     }
 
     /// Runs an operation within the bound of time. While Redis has not answered for that long, none
@@ -164,8 +211,29 @@ impl Store for RedisStore {
         self.bounded(self.read_session(id))
     }
 
-    fn users(&self) -> StoreFuture<'_, Vec<User>> {
-        self.bounded(self.read_users())
+    fn recent(&self, since: u64, limit: usize) -> StoreFuture<'_, Recent> {
+        self.bounded(self.read_recent(since, limit))
+    }
+
+    fn look_up<'a>(&'a self, users: &'a [String]) -> StoreFuture<'a, Vec<User>> {
+        self.bounded(self.read_users(users))
+    }
+
+    fn users_page<'a>(&'a self, page: &'a UsersPage) -> StoreFuture<'a, Option<Vec<User>>> {
+        self.bounded(self.read_users_page(page))
+    }
+
+    fn announce<'a>(&'a self, user: &'a str, name: &'a str, news: bool) -> StoreFuture<'a, Change> {
+        self.bounded(self.enrol_as_is(user, name, news))
+    }
+
+    fn heard_of<'a>(&'a self, user: &'a User) -> StoreFuture<'a, ()> {
+        self.bounded(self.take_note_of(user))
+    }
+
+    fn look_around(&self) -> StoreFuture<'_, Duration> {
+        // Each step of it is bounded by itself.
+        Box::pin(self.look_around_once())
     }
 
     fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored> {
@@ -173,7 +241,7 @@ impl Store for RedisStore {
     }
 
     fn replay<'a>(&'a self, user: &'a str, from: Position) -> StoreFuture<'a, Replay> {
-        self.bounded(self.read_messages(user, from, None))
+        self.bounded(self.read_messages(user, from))
     }
 
     fn replay_young<'a>(
@@ -182,7 +250,7 @@ impl Store for RedisStore {
         from: Position,
         age: Duration,
     ) -> StoreFuture<'a, Replay> {
-        self.bounded(self.read_messages(user, from, Some(age)))
+        self.bounded(self.read_young_messages(user, from, age))
     }
 
     fn page<'a>(
@@ -202,7 +270,7 @@ impl Store for RedisStore {
     }
 
     fn begin_session<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()> {
-        self.bounded(async { self.write_session(session, false).await.map(|_| ()) })
+        self.bounded(self.begin(session))
     }
 
     fn end_session<'a>(&'a self, id: &'a str) -> StoreFuture<'a, bool> {
@@ -213,7 +281,7 @@ impl Store for RedisStore {
         self.bounded(self.read_ended(id))
     }
 
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, Connected> {
         self.bounded(self.add_socket(session, socket))
     }
 
@@ -229,7 +297,7 @@ impl Store for RedisStore {
     }
 
     fn still_connected<'a>(&'a self, session: &'a Session) -> StoreFuture<'a, ()> {
-        self.bounded(self.write_connected(&session.id, true))
+        self.bounded(self.keep_connected(session))
     }
 
     fn connected_name<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<String>> {
@@ -265,4 +333,9 @@ impl Store for RedisStore {
             Ok(())
         })
     }
+}
+
+fn is_unknown_script(error: &redis::RedisError) -> bool {
+    let unknown = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
+    error.kind() == unknown
 }

@@ -14,14 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use redis::{Pipeline, RedisResult};
+use redis::{Pipeline, RedisResult, ScriptInvocation};
 use tokio::sync::RwLock;
 
 use super::RedisStore;
 use super::process_mark::ProcessMark;
+use super::roster::{GONE, HERE, record_key};
 use super::sessions::millis;
 use crate::chat::identity::{NoRandomness, random_id};
-use crate::store::{PresenceChange, Session, StoreError};
+use crate::chat::recent_users::Change;
+use crate::chat::roster::User;
+use crate::store::{Connected, PresenceChange, Session, StoreError};
 
 /// Sockets per round trip when many are put back.
 const BATCH: usize = 200;
@@ -37,6 +40,37 @@ pub(super) const LEAVING: &str = "leaving";
 
 /// The lease of a process that has died, for the grace period.
 pub(super) const DEAD: &str = "dead";
+
+/// A socket of a user is here.
+///
+/// KEYS: sockets of the user, their record. ARGV: member, session, record, TTL ms of the sockets and
+/// of the record. Returns how many sockets there were before.
+pub(super) const ARRIVE: &str = "
+local before = redis.call('HLEN', KEYS[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[5])
+return before";
+
+/// A socket of a user is gone. With the last one the record says so.
+///
+/// KEYS: sockets of the user, their record. ARGV: member, what the record begins with when nobody is
+/// left, TTL ms. Returns whether it was there, the sessions of those that are left, and the name.
+pub(super) const DEPART: &str = "
+local removed = redis.call('HDEL', KEYS[1], ARGV[1])
+local left = redis.call('HVALS', KEYS[1])
+local record = redis.call('GET', KEYS[2])
+local name = record and string.sub(record, 2) or ''
+if record and #left == 0 then redis.call('SET', KEYS[2], ARGV[2] .. name, 'PX', ARGV[3]) end
+return {removed, left, name}";
+
+/// What is left of a user after the end of a socket.
+pub(super) struct Departed {
+    pub(super) was_there: bool,
+    /// By socket.
+    pub(super) sessions_left: Vec<String>,
+    pub(super) name: String,
+}
 
 pub(super) struct Presence {
     /// Read while a socket is added or removed, written while the id changes.
@@ -115,7 +149,7 @@ pub(super) fn sockets_key(instance: &str) -> String {
 }
 
 pub(super) fn presence_key(user: &str) -> String {
-    format!("cc:presence:{user}")
+    format!("cc:presence:{{{user}}}")
 }
 
 pub(super) fn member(instance: &str, socket: &str) -> String {
@@ -123,7 +157,11 @@ pub(super) fn member(instance: &str, socket: &str) -> String {
 }
 
 impl RedisStore {
-    pub(super) async fn add_socket(&self, session: &Session, socket: &str) -> RedisResult<bool> {
+    pub(super) async fn add_socket(
+        &self,
+        session: &Session,
+        socket: &str,
+    ) -> RedisResult<Connected> {
         let instance = self.presence.instance.read().await;
         self.presence
             .live()
@@ -132,38 +170,79 @@ impl RedisStore {
             self.take_lease(&instance).await?;
         }
         let mut connection = self.link.connection().await;
-        // The index first: what it names may be missing, but nothing may be missing in it.
+        // The index first: what it names may be missing, but nothing may be missing in it. One
+        // server keeps the order of a pipeline.
         let mut pipe = redis::pipe();
         self.write_index(&mut pipe, &instance.id, socket, session);
-        pipe.exec_async(&mut connection).await?;
-        let mut pipe = redis::pipe();
-        self.write_member(&mut pipe, &instance.id, socket, session);
-        pipe.exec_async(&mut connection).await?;
-        self.write_session(session, true).await
+        if self.is_cluster {
+            pipe.exec_async(&mut connection).await?;
+            pipe.clear();
+        }
+        let user = User {
+            id: session.user.clone(),
+            name: session.name.clone(),
+            connected: true,
+        };
+        pipe.invoke_script(&self.arrival(&instance.id, socket, session))
+            .invoke_script(&self.enrolment(&user, true))
+            .invoke_script(&self.write(session, true));
+        let (before, (version, total), may_stay): (u64, (u64, u64), bool) =
+            self.with_scripts(&pipe).await?;
+        if !may_stay {
+            return Ok(Connected::Ended);
+        }
+        Ok(Connected::Here(Change {
+            version,
+            total,
+            user,
+            news: before == 0,
+        }))
     }
 
     pub(super) async fn remove_socket(&self, session: &Session, socket: &str) -> RedisResult<bool> {
         let instance = self.presence.instance.read().await;
         self.presence.live().remove(socket);
-        let mut connection = self.link.connection().await;
-        let (removed, left): (bool, Vec<String>) = redis::pipe()
-            .atomic()
-            .cmd("HDEL")
-            .arg(presence_key(&session.user))
-            .arg(member(&instance.id, socket))
-            .cmd("HVALS")
-            .arg(presence_key(&session.user))
-            .query_async(&mut connection)
+        let departed = self
+            .remove_member(&instance.id, socket, &session.user)
             .await?;
+        let left = &departed.sessions_left;
         if !left.contains(&session.id) {
             self.settle_gone(&session.user, &session.id).await?;
         }
+        self.remove_from_index(&instance.id, socket).await?;
+        Ok(departed.was_there && left.is_empty())
+    }
+
+    pub(super) async fn remove_member(
+        &self,
+        instance: &str,
+        socket: &str,
+        user: &str,
+    ) -> RedisResult<Departed> {
+        let mut connection = self.link.connection().await;
+        let (was_there, sessions_left, name) = self
+            .depart
+            .key(presence_key(user))
+            .key(record_key(user))
+            .arg(member(instance, socket))
+            .arg(GONE.to_string())
+            .arg(millis(self.config.session_ttl))
+            .invoke_async(&mut connection)
+            .await?;
+        Ok(Departed {
+            was_there,
+            sessions_left,
+            name,
+        })
+    }
+
+    pub(super) async fn remove_from_index(&self, instance: &str, socket: &str) -> RedisResult<()> {
+        let mut connection = self.link.connection().await;
         redis::cmd("HDEL")
-            .arg(sockets_key(&instance.id))
+            .arg(sockets_key(instance))
             .arg(socket)
             .exec_async(&mut connection)
-            .await?;
-        Ok(removed && left.is_empty())
+            .await
     }
 
     pub(super) async fn read_connected_name(&self, user: &str) -> RedisResult<Option<String>> {
@@ -294,14 +373,13 @@ impl RedisStore {
     async fn put_back(&self, instance: &str, batch: &[(String, Session)]) -> RedisResult<()> {
         let mut connection = self.link.connection().await;
         let mut index = redis::pipe();
-        let mut members = redis::pipe();
+        let mut arrivals = redis::pipe();
         for (socket, session) in batch {
             self.write_index(&mut index, instance, socket, session);
-            members.cmd("HLEN").arg(presence_key(&session.user));
-            self.write_member(&mut members, instance, socket, session);
+            arrivals.invoke_script(&self.arrival(instance, socket, session));
         }
         index.exec_async(&mut connection).await?;
-        let before: Vec<u64> = members.query_async(&mut connection).await?;
+        let before: Vec<u64> = self.with_scripts(&arrivals).await?;
         for ((_, session), before) in batch.iter().zip(before) {
             if before == 0 {
                 self.presence.found(PresenceChange::Back {
@@ -379,21 +457,24 @@ impl RedisStore {
         self.expire(pipe, &key);
     }
 
-    fn write_member(&self, pipe: &mut Pipeline, instance: &str, socket: &str, session: &Session) {
-        let key = presence_key(&session.user);
-        pipe.cmd("HSET")
-            .arg(&key)
+    fn arrival(&self, instance: &str, socket: &str, session: &Session) -> ScriptInvocation<'_> {
+        let Session { id, user, name } = session;
+        let mut call = self.arrive.key(presence_key(user));
+        call.key(record_key(user))
             .arg(member(instance, socket))
-            .arg(&session.id)
-            .ignore();
-        self.expire(pipe, &key);
+            .arg(id)
+            .arg(format!("{HERE}{name}"))
+            .arg(self.life())
+            .arg(millis(self.config.session_ttl));
+        call
     }
 
-    /// A key that nobody renews goes with the session that it is about.
+    /// Of a key that goes, when nobody renews it, with the session that it is about; in milliseconds.
+    fn life(&self) -> u64 {
+        millis(self.config.session_ttl.max(self.config.lease * 4))
+    }
+
     fn expire(&self, pipe: &mut Pipeline, key: &str) {
-        pipe.cmd("PEXPIRE")
-            .arg(key)
-            .arg(millis(self.config.session_ttl.max(self.config.lease * 4)))
-            .ignore();
+        pipe.cmd("PEXPIRE").arg(key).arg(self.life()).ignore();
     }
 }

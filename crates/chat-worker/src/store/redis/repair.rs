@@ -4,7 +4,7 @@ use futures_util::{TryStreamExt, stream};
 use redis::RedisResult;
 
 use super::RedisStore;
-use super::presence::{DEAD, INSTANCES, LEAVING, lease_key, member, presence_key, sockets_key};
+use super::presence::{DEAD, INSTANCES, LEAVING, lease_key, sockets_key};
 use super::process_mark::is_dead;
 use super::sessions::millis;
 use crate::store::{PresenceChange, StoreError};
@@ -12,13 +12,17 @@ use crate::store::{PresenceChange, StoreError};
 /// Sockets repaired per turn; the claim is renewed at each.
 const BATCH: usize = 200;
 
+/// Other processes that each looks at in one round: all of a small cluster. In a large one each is looked
+/// at as often on average, by somebody; that it is by nobody happens once in 10^13 rounds.
+const LOOKS: usize = 32;
+
 /// Of those, at the same time.
 const AT_ONCE: usize = 16;
 
 impl RedisStore {
     pub(super) async fn repair_others(&self) -> Result<(), StoreError> {
         let own = self.own_instance().await;
-        let mut others = self.bounded(self.leases()).await?;
+        let mut others = self.bounded(self.leases(Some(LOOKS))).await?;
         others.retain(|(id, _)| *id != own);
         for (id, lease) in others {
             match lease {
@@ -35,7 +39,7 @@ impl RedisStore {
 
     /// When no process lives any more: removes what the last ones, this one too, have left.
     pub(super) async fn repair_if_last(&self) -> Result<(), StoreError> {
-        let leases = self.bounded(self.leases()).await?;
+        let leases = self.bounded(self.leases(None)).await?;
         let has_ended = |lease: &Option<String>| match lease.as_deref() {
             None | Some(LEAVING | DEAD) => true,
             Some(mark) => is_dead(mark),
@@ -58,13 +62,17 @@ impl RedisStore {
         }
     }
 
-    /// Every process that may have left something, with its lease unless that has ended.
-    async fn leases(&self) -> RedisResult<Vec<(String, Option<String>)>> {
+    /// Processes that may have left something, all or so many of them by chance, each with its lease
+    /// unless that has ended.
+    async fn leases(&self, most: Option<usize>) -> RedisResult<Vec<(String, Option<String>)>> {
         let mut connection = self.link.connection().await;
-        let listed: Vec<String> = redis::cmd("SMEMBERS")
-            .arg(INSTANCES)
-            .query_async(&mut connection)
-            .await?;
+        let mut list = redis::cmd(match most {
+            None => "SMEMBERS",
+            Some(_) => "SRANDMEMBER",
+        });
+        // Nothing is no argument.
+        list.arg(INSTANCES).arg(most);
+        let listed: Vec<String> = list.query_async(&mut connection).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }
@@ -143,31 +151,20 @@ impl RedisStore {
     /// Removes one socket. Whoever's claim this is tells the others, also when an earlier
     /// repairer, or the dead process itself, got as far as removing it and no further.
     async fn repair_socket(&self, dead: &str, socket: &str, owner: &str) -> RedisResult<()> {
-        let mut connection = self.link.connection().await;
         if let Some((user, session)) = owner.split_once(' ') {
-            let (left,): (Vec<String>,) = redis::pipe()
-                .atomic()
-                .cmd("HDEL")
-                .arg(presence_key(user))
-                .arg(member(dead, socket))
-                .ignore()
-                .cmd("HVALS")
-                .arg(presence_key(user))
-                .query_async(&mut connection)
-                .await?;
+            let departed = self.remove_member(dead, socket, user).await?;
+            let left = departed.sessions_left;
             if !left.iter().any(|s| s == session) {
                 self.settle_gone(user, session).await?;
             }
             if left.is_empty() {
-                self.presence
-                    .found(PresenceChange::Gone { user: user.into() });
+                self.presence.found(PresenceChange::Gone {
+                    user: user.into(),
+                    name: departed.name,
+                });
             }
         }
-        redis::cmd("HDEL")
-            .arg(sockets_key(dead))
-            .arg(socket)
-            .exec_async(&mut connection)
-            .await
+        self.remove_from_index(dead, socket).await
     }
 
     async fn renew_claim(&self, dead: &str) -> RedisResult<()> {

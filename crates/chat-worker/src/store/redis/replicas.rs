@@ -78,12 +78,16 @@ impl Replicas {
         Self { asks, task }
     }
 
-    /// Resolves when enough replicas have the copies of both users.
-    pub(super) async fn have(&self, message: &NewMessage) -> RedisResult<()> {
+    /// Resolves when enough replicas have it for `users`.
+    pub(super) async fn have<'a>(
+        &self,
+        message: &NewMessage,
+        users: impl Iterator<Item = &'a str>,
+    ) -> RedisResult<()> {
         let (confirmed, answer) = oneshot::channel();
         let ask = Ask {
             member: member(message),
-            users: message.users().map(str::to_owned).collect(),
+            users: users.map(str::to_owned).collect(),
             confirmed,
         };
         // A closed queue drops the ask, which the answer shows.

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{Cmd, RedisResult};
 use redis_adapter::Publication;
 use serde_json::json;
 
-use super::RedisStore;
 use super::messages::{CHUNK, list_key};
 use super::sessions::millis;
+use super::{RedisStore, is_unknown_script};
 use crate::chat::message::{Message, NewMessage};
 use crate::store::{Announce, Stored};
 
@@ -22,39 +22,41 @@ const PLACE: u64 = 0x001F_EDCB_A987_6543;
 
 /// Appends to the lists of both users and announces it, unless the sender's id is known: the whole
 /// of sending, for a Redis that has all keys. The time is Redis's, and takes its place in what is
-/// announced, eight bytes with the highest first.
+/// announced, eight bytes with the highest first. Ids that are too old are forgotten now and then.
 ///
-/// KEYS: list and ids of the sender, and of the recipient unless that is the same. ARGV: member,
-/// JSON up to the time, list TTL ms, window ms, then channel, bytes before the time, and behind it,
-/// of each announcement. Returns the time, or nothing for an id that is known.
+/// KEYS: ids of the sender, list of the sender, and of the recipient unless that is the same. ARGV:
+/// member, JSON up to the time, list TTL ms, window ms, entries that a list keeps, then of each
+/// announcement the channel, the bytes before the time, and either 1 and those behind it, or 0 and
+/// nothing where there is no time. Returns the time, negative for an id that is known.
 pub(super) const SEND: &str = "
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
 local clock = redis.call('TIME')
 local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local text = string.format('%.0f', at)
-local entry = ARGV[2] .. text .. '}'
-local forgotten = '(' .. string.format('%.0f', at - ARGV[4])
-local news = true
-for i = 1, #KEYS, 2 do
-  news = redis.call('ZADD', KEYS[i + 1], 'NX', at, ARGV[1]) == 1
-  redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], '-inf', forgotten)
-  redis.call('PEXPIRE', KEYS[i + 1], ARGV[4])
-  if news then
-    redis.call('RPUSH', KEYS[i], entry)
-    redis.call('PEXPIRE', KEYS[i], ARGV[3])
-  end
+if redis.call('ZADD', KEYS[1], 'NX', at, ARGV[1]) == 0 then
+  return '-' .. redis.call('ZSCORE', KEYS[1], ARGV[1])
 end
-if news then
-  local bytes = struct.pack('>I8', at)
-  for i = 5, #ARGV, 3 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1] .. bytes .. ARGV[i + 2]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local text = string.format('%.0f', at)
+if clock[2] % 8 == 0 then
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', at - ARGV[4]))
+end
+local entry = ARGV[2] .. text .. '}'
+for i = 2, #KEYS do
+  local length = redis.call('RPUSH', KEYS[i], entry)
+  if length > tonumber(ARGV[5]) then redis.call('LTRIM', KEYS[i], -ARGV[5], -1) end
+  redis.call('PEXPIRE', KEYS[i], ARGV[3])
+end
+local bytes = struct.pack('>I8', at)
+for i = 6, #ARGV, 4 do
+  local time = ARGV[i + 2] == '1' and bytes or ''
+  redis.call('PUBLISH', ARGV[i], ARGV[i + 1] .. time .. ARGV[i + 3])
 end
 return text";
 
 /// Appends to one user's list, unless the id is known. The time is Redis's, so that all workers
 /// agree on it, or the one given (the recipient's entry has the sender's time).
 ///
-/// KEYS: list, ids. ARGV: member, JSON up to the time, time or '', list TTL ms, window ms, then
-/// channels and messages to publish. Returns `{1 if stored now, time}`.
+/// KEYS: list, ids. ARGV: member, JSON up to the time, time or '', list TTL ms, window ms, entries
+/// that the list keeps, then channels and messages to publish. Returns `{1 if stored now, time}`.
 pub(super) const APPEND: &str = "
 local seen = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if seen then return {0, string.format('%.0f', seen)} end
@@ -64,9 +66,10 @@ local at = tonumber(ARGV[3]) or now
 redis.call('ZADD', KEYS[2], at, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now - ARGV[5]))
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('RPUSH', KEYS[1], ARGV[2] .. string.format('%.0f', at) .. '}')
+local length = redis.call('RPUSH', KEYS[1], ARGV[2] .. string.format('%.0f', at) .. '}')
+if length > tonumber(ARGV[6]) then redis.call('LTRIM', KEYS[1], -ARGV[6], -1) end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-for i = 6, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
 return {1, string.format('%.0f', at)}";
 
 pub(super) fn ids_key(user: &str) -> String {
@@ -85,46 +88,68 @@ impl RedisStore {
         announce: Announce,
     ) -> RedisResult<Stored> {
         let entry = open_entry(&message);
-        let stored = match self.append_to_both(&message, &entry, &announce).await? {
-            Some(stored) => stored,
-            None => self.append_to_each(&message, &entry, &announce).await?,
+        let stored = match self.is_cluster {
+            false => self.append_to_both(&message, &entry, &announce).await?,
+            true => self.append_to_each(&message, &entry, &announce).await?,
         };
         if let Some(replicas) = &self.replicas {
-            replicas.have(&message).await?;
+            // Both copies come in one step where all keys are on one server, and only the sender's
+            // has its id then.
+            let copies = if self.is_cluster { 2 } else { 1 };
+            replicas
+                .have(&message, message.users().take(copies))
+                .await?;
         }
         Ok(stored)
     }
 
-    /// Stores and announces in one step. None when that cannot be done: in a cluster, for an
-    /// announcement that has no place for the time, and for an id that was sent before.
+    /// Stores and announces in one step.
     async fn append_to_both(
         &self,
         message: &NewMessage,
         entry: &str,
         announce: &Announce,
-    ) -> RedisResult<Option<Stored>> {
-        if self.is_cluster {
-            return Ok(None);
-        }
-        let announcements = announce(PLACE);
-        let announcements: Option<Vec<_>> = announcements.iter().map(around_the_time).collect();
-        let Some(announcements) = announcements else {
-            return Ok(None);
+    ) -> RedisResult<Stored> {
+        let answer = self
+            .ask_together(self.send_command(message, entry, announce))
+            .await;
+        let answer = match answer {
+            Err(error) if is_unknown_script(&error) => {
+                let mut connection = self.link.connection().await;
+                self.send.load_async(&mut connection).await?;
+                self.ask_together(self.send_command(message, entry, announce))
+                    .await?
+            }
+            answer => answer?,
         };
-        let mut connection = self.link.connection().await;
-        let mut call = self.send.prepare_invoke();
-        for user in message.users() {
-            call.key(list_key(user)).key(ids_key(user));
-        }
-        call.arg(member(message))
+        let at: i64 = redis::from_redis_value(answer)?;
+        Ok(Stored {
+            at: at.unsigned_abs(),
+            fresh: at > 0,
+        })
+    }
+
+    fn send_command(&self, message: &NewMessage, entry: &str, announce: &Announce) -> Cmd {
+        let lists: Vec<String> = message.users().map(list_key).collect();
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(self.send.get_hash())
+            .arg(1 + lists.len())
+            .arg(ids_key(&message.from))
+            .arg(lists)
+            .arg(member(message))
             .arg(entry)
             .arg(millis(self.config.message_ttl))
-            .arg(millis(DEDUPE_WINDOW));
-        for (channel, before, behind) in &announcements {
-            call.arg(channel).arg(&before[..]).arg(&behind[..]);
+            .arg(millis(DEDUPE_WINDOW))
+            .arg(self.config.history_max);
+        for announcement in announce(PLACE) {
+            let (before, behind) = around_the_time(&announcement);
+            command.arg(&announcement.channel).arg(before);
+            command
+                .arg(behind.is_some())
+                .arg(behind.unwrap_or_default());
         }
-        let at: Option<u64> = call.invoke_async(&mut connection).await?;
-        Ok(at.map(|at| Stored { at, fresh: true }))
+        command
     }
 
     /// Stores for one user after the other.
@@ -215,7 +240,8 @@ impl RedisStore {
             .arg(entry)
             .arg(at.map(|at| at.to_string()).unwrap_or_default())
             .arg(millis(self.config.message_ttl))
-            .arg(millis(DEDUPE_WINDOW));
+            .arg(millis(DEDUPE_WINDOW))
+            .arg(self.config.history_max);
         for Publication { channel, payload } in announcements {
             call.arg(channel).arg(&payload[..]);
         }
@@ -241,16 +267,16 @@ fn open_entry(message: &NewMessage) -> String {
     )
 }
 
-/// Channel, and the bytes before and behind [`PLACE`]; None when it is not there exactly once.
-fn around_the_time(announcement: &Publication) -> Option<(&str, &[u8], &[u8])> {
-    let Publication { channel, payload } = announcement;
+/// The bytes before and behind [`PLACE`]; all, and none, when it is not there exactly once.
+fn around_the_time(announcement: &Publication) -> (&[u8], Option<&[u8]>) {
+    let payload = &announcement.payload;
     let place = PLACE.to_be_bytes();
     let mut places = payload.windows(place.len()).enumerate();
     let mut next = || Some(places.find(|(_, bytes)| *bytes == place)?.0);
-    let (at, None) = (next()?, next()) else {
-        return None;
-    };
-    Some((channel, &payload[..at], &payload[at + place.len()..]))
+    match (next(), next()) {
+        (Some(at), None) => (&payload[..at], Some(&payload[at + place.len()..])),
+        _ => (payload, None),
+    }
 }
 
 #[cfg(test)]
@@ -275,13 +301,14 @@ mod tests {
             let channel = "c".to_owned();
             let payload = payload.into();
             let announcement = Publication { channel, payload };
-            let found = around_the_time(&announcement);
-            found.map(|(_, before, behind)| (before.to_vec(), behind.to_vec()))
+            let (before, behind) = around_the_time(&announcement);
+            (before.to_vec(), behind.map(<[u8]>::to_vec))
         };
         let place = PLACE.to_be_bytes();
         let once = [b"ab", &place[..], b"c"].concat();
-        assert_eq!(around(once), Some((b"ab".to_vec(), b"c".to_vec())));
-        assert_eq!(around(b"abc".to_vec()), None);
-        assert_eq!(around([place, place].concat()), None);
+        assert_eq!(around(once), (b"ab".to_vec(), Some(b"c".to_vec())));
+        assert_eq!(around(b"abc".to_vec()), (b"abc".to_vec(), None));
+        let twice = [place, place].concat();
+        assert_eq!(around(twice.clone()), (twice, None));
     }
 }

@@ -4,13 +4,10 @@
 use redis::{RedisResult, ScriptInvocation};
 
 use super::RedisStore;
+use super::roster::{record_key, write_absent};
 use crate::chat::identity::is_id;
-use crate::chat::roster::{User, merge_sessions};
-use crate::redis_connection::{Primary, RedisConnection};
+use crate::chat::roster::User;
 use crate::store::Session;
-
-/// Keys asked for per SCAN step, and sessions read per round trip.
-const SCAN_COUNT: usize = 1000;
 
 /// Sets `connected` of a session that still exists, and gives it its full life: a bare `HSET` would
 /// bring an expired one back without a user and without an end.
@@ -41,9 +38,9 @@ redis.call('HSET', KEYS[1], 'ended', user, 'connected', 'false')
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1";
 
-const FIELDS: [&str; 4] = ["userID", "username", "connected", "ended"];
+pub(super) const FIELDS: [&str; 4] = ["userID", "username", "connected", "ended"];
 
-type Fields = (
+pub(super) type Fields = (
     Option<String>,
     Option<String>,
     Option<String>,
@@ -73,45 +70,19 @@ impl RedisStore {
         }))
     }
 
-    pub(super) async fn read_users(&self) -> RedisResult<Vec<User>> {
+    /// Makes a session that has no socket yet. Its user is listed from then on.
+    pub(super) async fn begin(&self, session: &Session) -> RedisResult<()> {
+        if !self.write_session(session, false).await? {
+            return Ok(());
+        }
         let mut connection = self.link.connection().await;
-        let mut records = Vec::new();
-        for primary in connection.primaries().await? {
-            self.scan_users(&mut connection, &primary, &mut records)
-                .await?;
-        }
-        // SCAN may name a key twice; merging makes that harmless.
-        Ok(merge_sessions(records))
-    }
-
-    async fn scan_users(
-        &self,
-        connection: &mut RedisConnection,
-        primary: &Primary,
-        records: &mut Vec<User>,
-    ) -> RedisResult<()> {
-        let mut cursor = 0u64;
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg("session:*");
-            scan.arg("COUNT").arg(SCAN_COUNT);
-            let found = connection.ask(primary, scan).await?;
-            let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(found)?;
-            if !keys.is_empty() {
-                // A key of that name that is no hash costs its own entry, not the whole list.
-                let mut pipe = redis::pipe();
-                pipe.ignore_errors();
-                for key in keys {
-                    pipe.cmd("HMGET").arg(key).arg(&FIELDS);
-                }
-                let read: Vec<RedisResult<Fields>> = pipe.query_async(connection).await?;
-                records.extend(read.into_iter().flatten().filter_map(record));
-            }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
+        let Session { user, name, .. } = session;
+        let life = millis(self.config.session_ttl);
+        let mut pipe = redis::pipe();
+        write_absent(&mut pipe, user, name, life);
+        pipe.cmd("PEXPIRE").arg(record_key(user)).arg(life).ignore();
+        pipe.exec_async(&mut connection).await?;
+        self.enrol_as_is(user, name, false).await.map(|_| ())
     }
 
     /// Writes the whole session, as at a login, and gives it its full life. False when it has
@@ -132,18 +103,15 @@ impl RedisStore {
         &self,
         sessions: impl Iterator<Item = &Session>,
     ) -> RedisResult<()> {
-        let mut connection = self.link.connection().await;
-        self.write_session.load_async(&mut connection).await?;
         let mut pipe = redis::pipe();
         for session in sessions {
             pipe.invoke_script(&self.write(session, true));
         }
         // One that has ended meanwhile is dealt with where its end is heard.
-        let _written: Vec<bool> = pipe.query_async(&mut connection).await?;
-        Ok(())
+        self.with_scripts::<Vec<bool>>(&pipe).await.map(|_| ())
     }
 
-    fn write(&self, session: &Session, connected: bool) -> ScriptInvocation<'_> {
+    pub(super) fn write(&self, session: &Session, connected: bool) -> ScriptInvocation<'_> {
         let mut call = self.write_session.key(session_key(&session.id));
         call.arg(&session.user)
             .arg(&session.name)
@@ -205,7 +173,7 @@ fn flag(connected: bool) -> &'static str {
 
 /// The user of a session, also of one that has ended. Nothing for a hash that is no session: other
 /// programs may use such keys too.
-fn record((user, name, connected, ended): Fields) -> Option<User> {
+pub(super) fn record((user, name, connected, ended): Fields) -> Option<User> {
     let id = user.or(ended).filter(|id| is_id(id))?;
     Some(User {
         id,

@@ -11,7 +11,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::Durability;
 use super::holder_lock::HolderLock;
 use super::kernel_locks::{self, Wanted};
+use super::presence::Live;
 use super::process_file::ProcessFile;
+use super::roster;
 use super::threads::WRITERS_LOCK;
 
 /// The database's file in the data directory; SQLite puts `-wal` and `-shm` beside it.
@@ -21,7 +23,7 @@ const FILE: &str = "chat.db";
 const APPLICATION_ID: i32 = 0x6363_6462;
 
 /// Of the schema. A later program knows from it what to change.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// Bytes of `-shm` that SQLite's readers lock.
 const READ_LOCKS: Range<u64> = 123..128;
@@ -87,7 +89,7 @@ VALUES ('moved_seq', 0), ('moved_at', 0), ('probe', 0), ('origin', abs(random() 
        ('session_ttl', 0), ('message_ttl', 0);
 ";
 
-/// What makes the first version this one. Processes of that version that have it open go on.
+/// What makes the first version the second one. Processes of that version that have it open go on.
 const FROM_VERSION_1: &str = "
 ALTER TABLE sessions ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE lobby (
@@ -96,6 +98,22 @@ CREATE TABLE lobby (
 ) STRICT;
 CREATE UNIQUE INDEX lobby_by_id ON lobby (sender, id);
 ";
+
+/// What the second version has not: an index of users, into which those with a session are then
+/// [taken](index_users). `version` is the number of a user's last change.
+const USERS: &str = "
+CREATE INDEX sessions_by_user ON sessions (user);
+CREATE TABLE users (
+  id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX users_by_version ON users (version);
+CREATE TABLE names (             -- several for each user
+  key TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (key, user)
+) STRICT, WITHOUT ROWID;
+INSERT INTO state (name, value) VALUES ('version', 0), ('users', 0);
+";
+
+pub(super) const USERS_OF_SESSIONS: &str = "SELECT user, max(name) FROM sessions GROUP BY user";
 
 /// Why the database cannot be used; one line.
 #[derive(Debug, thiserror::Error)]
@@ -140,13 +158,14 @@ pub(super) fn open(data_dir: &Path, durability: Durability) -> Result<Connection
     // First of all: what is not ours is not touched.
     let state = recognise(&path, &connection)?;
     prepare(&connection, durability).map_err(failed)?;
-    let make = match state {
-        State::Ready => None,
-        State::New => Some(SCHEMA),
-        State::Version1 => Some(FROM_VERSION_1),
+    let steps: &[&str] = match state {
+        State::Ready => &[],
+        State::New => &[SCHEMA, USERS],
+        State::Version1 => &[FROM_VERSION_1, USERS],
+        State::Version2 => &[USERS],
     };
-    if let Some(sql) = make {
-        make_version(&mut connection, sql).map_err(failed)?;
+    if !steps.is_empty() {
+        make_version(&mut connection, steps).map_err(failed)?;
         // The names of the new files, too, must survive a power cut.
         let synced = File::open(data_dir).and_then(|dir| dir.sync_all());
         synced.map_err(|error| other(error.to_string()))?;
@@ -160,6 +179,8 @@ enum State {
     New,
     /// Our tables, as they were at first.
     Version1,
+    /// Our tables, before there was an index of users.
+    Version2,
     /// Our tables.
     Ready,
 }
@@ -181,6 +202,7 @@ fn recognise(path: &Path, connection: &Connection) -> Result<State, DatabaseErro
     let why = match (number("application_id")?, number("user_version")?) {
         (APPLICATION_ID, VERSION) => return Ok(State::Ready),
         (APPLICATION_ID, 1) => return Ok(State::Version1),
+        (APPLICATION_ID, 2) => return Ok(State::Version2),
         (0, 0) if empty()? => return Ok(State::New),
         (APPLICATION_ID, other) => format!(
             "made by another version of chat-cluster (schema {other}, this one knows {VERSION})"
@@ -238,13 +260,27 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-/// Runs `sql`, after which the database is of this version.
-fn make_version(connection: &mut Connection, sql: &str) -> rusqlite::Result<()> {
+/// Takes these steps, after which the database is of this version.
+fn make_version(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(sql)?;
+    for sql in steps {
+        transaction.execute_batch(sql)?;
+    }
+    index_users(&transaction)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
+}
+
+/// Takes everybody into the index who has a session.
+fn index_users(connection: &Connection) -> rusqlite::Result<()> {
+    let mut users = connection.prepare(USERS_OF_SESSIONS)?;
+    let mut rows = users.query([])?;
+    while let Some(row) = rows.next()? {
+        let (user, name): (String, String) = (row.get(0)?, row.get(1)?);
+        roster::change(connection, &Live::default(), &user, &name, false)?;
+    }
+    Ok(())
 }
 
 /// Reads and writes a little of everything: finds what would make each worker fail.
@@ -254,6 +290,8 @@ pub(super) fn try_out(data_dir: &Path, connection: &mut Connection) -> Result<()
         let transaction = connection.transaction()?;
         for table in [
             "sessions",
+            "users",
+            "names",
             "instances",
             "sockets",
             "recent",

@@ -184,6 +184,7 @@ pub(super) fn replay(
     messages.reverse();
     Ok(Replay {
         messages,
+        is_whole: from == 0,
         next: position(tail.seq),
         as_of: now as u64,
     })

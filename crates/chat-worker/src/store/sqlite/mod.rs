@@ -36,14 +36,16 @@ use self::threads::{Shared, Threads, WRITERS_LOCK};
 use self::watchdog::Watchdog;
 use self::writer::{Progress, Write, WriteQueue, Writer};
 use super::{
-    Announce, Health, Position, PresenceChange, Replay, Session, Store, StoreError, StoreFuture,
-    Stored,
+    Announce, Connected, Health, Position, PresenceChange, Replay, Session, Store, StoreError,
+    StoreFuture, Stored,
 };
 use crate::chat::history::PageRequest;
 use crate::chat::identity::{NoRandomness, is_id, random_id};
 use crate::chat::lobby::{NewLine, Said};
 use crate::chat::message::{Message, NewMessage};
+use crate::chat::recent_users::{Change, Recent};
 use crate::chat::roster::User;
+use crate::chat::user_index::UsersPage;
 
 mod database;
 mod export;
@@ -57,9 +59,11 @@ mod process_file;
 #[cfg(test)]
 mod query_plans;
 mod reader;
+mod roster;
 mod sweep;
 mod thread;
 mod threads;
+mod trim;
 mod upkeep;
 mod watchdog;
 mod writer;
@@ -91,6 +95,9 @@ pub struct SqliteStoreConfig {
     pub session_ttl: Duration,
     /// How long a user's messages live after the last one; up to a sixteenth longer.
     pub message_ttl: Duration,
+    /// About the most messages that are kept of a user: up to an eighth more, but for those that were
+    /// stored just now.
+    pub history_max: usize,
     /// How long one operation may take.
     pub operation_timeout: Duration,
     /// How long the users of a process that has left or died count as connected.
@@ -210,7 +217,7 @@ impl SqliteStore {
         }
     }
 
-    async fn add_socket(&self, session: &Session, socket: &str) -> Result<bool, StoreError> {
+    async fn add_socket(&self, session: &Session, socket: &str) -> Result<Connected, StoreError> {
         self.live
             .sockets()
             .insert(socket.to_owned(), session.clone());
@@ -222,17 +229,17 @@ impl SqliteStore {
             })
             .await;
         let error = match written {
-            Ok(true) => return Ok(true),
-            Ok(false) => {
+            Ok(Some(change)) => return Ok(Connected::Here(change)),
+            Ok(None) => {
                 self.live.sockets().remove(socket);
-                return Ok(false);
+                return Ok(Connected::Ended);
             }
             Err(error) => error,
         };
         self.live.set_differs();
         // Who has a session may come in while nothing can be written: it is put right later.
         match self.find_session(&session.id).await {
-            Ok(Some(_)) => Ok(true),
+            Ok(Some(_)) => Ok(Connected::Unwritten),
             Ok(None) | Err(_) => {
                 self.live.sockets().remove(socket);
                 Err(error)
@@ -245,6 +252,7 @@ impl SqliteStore {
         let written = self
             .write(|reply| Write::Disconnect {
                 user: session.user.clone(),
+                name: session.name.clone(),
                 session: session.id.clone(),
                 socket: socket.to_owned(),
                 reply,
@@ -346,9 +354,38 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |connection| presence::find_session(connection, &id, wall_clock())))
     }
 
-    fn users(&self) -> StoreFuture<'_, Vec<User>> {
+    fn recent(&self, since: u64, limit: usize) -> StoreFuture<'_, Recent> {
         let live = self.live.clone();
-        Box::pin(self.read(move |connection| presence::users(connection, &live, wall_clock())))
+        Box::pin(
+            self.read(move |connection| {
+                roster::recent(connection, &live, since, limit, wall_clock())
+            }),
+        )
+    }
+
+    fn look_up<'a>(&'a self, users: &'a [String]) -> StoreFuture<'a, Vec<User>> {
+        if users.is_empty() {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
+        let (live, users) = (self.live.clone(), users.to_vec());
+        Box::pin(
+            self.read(move |connection| roster::look_up(connection, &live, &users, wall_clock())),
+        )
+    }
+
+    fn users_page<'a>(&'a self, page: &'a UsersPage) -> StoreFuture<'a, Option<Vec<User>>> {
+        let (live, page) = (self.live.clone(), page.clone());
+        Box::pin(self.read(move |connection| roster::page(connection, &live, &page, wall_clock())))
+    }
+
+    fn announce<'a>(&'a self, user: &'a str, name: &'a str, news: bool) -> StoreFuture<'a, Change> {
+        let (user, name) = (user.to_owned(), name.to_owned());
+        Box::pin(self.write(move |reply| Write::Announce {
+            user,
+            name,
+            news,
+            reply,
+        }))
     }
 
     fn append(&self, message: NewMessage, announce: Announce) -> StoreFuture<'_, Stored> {
@@ -424,7 +461,7 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |connection| presence::has_ended(connection, &id)))
     }
 
-    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, bool> {
+    fn connect<'a>(&'a self, session: &'a Session, socket: &'a str) -> StoreFuture<'a, Connected> {
         Box::pin(self.add_socket(session, socket))
     }
 

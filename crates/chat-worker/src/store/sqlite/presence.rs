@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::chat::roster::{User, merge_sessions};
+use super::roster::{has_sockets, name_of};
 use crate::store::{PresenceChange, Session};
 
 /// Sockets of a dead process that one transaction removes.
@@ -19,10 +19,6 @@ const BATCH: i64 = 500;
 pub(super) const SESSION: &str = "
 SELECT user, name FROM sessions WHERE id = ?1 AND ended = 0
   AND (expires > ?2 OR EXISTS (SELECT 1 FROM sockets WHERE session = ?1))";
-pub(super) const USERS: &str = "
-SELECT user, name, EXISTS (SELECT 1 FROM sockets WHERE sockets.user = sessions.user)
-FROM sessions
-WHERE expires > ?1 OR EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id)";
 pub(super) const CONNECTED_NAME: &str = "
 SELECT sessions.name FROM sockets JOIN sessions ON sessions.id = sockets.session
 WHERE sockets.user = ?1 AND sessions.ended = 0 LIMIT 1";
@@ -34,7 +30,6 @@ INSERT OR REPLACE INTO sockets (instance, socket, user, session) VALUES (?1, ?2,
 pub(super) const REMOVE_SOCKET: &str = "DELETE FROM sockets WHERE instance = ?1 AND socket = ?2";
 pub(super) const SOCKETS_OF_INSTANCE: &str = "
 SELECT socket, user, session FROM sockets WHERE instance = ?1 LIMIT ?2";
-pub(super) const HAS_SOCKETS: &str = "SELECT 1 FROM sockets WHERE user = ?1 LIMIT 1";
 pub(super) const WRITE_SESSION: &str = "
 INSERT INTO sessions (id, user, name, expires) VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (id) DO UPDATE SET user = ?2, name = ?3, expires = ?4 WHERE ended = 0";
@@ -57,6 +52,11 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn sockets(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a socket of the user is here.
+    pub(super) fn has(&self, user: &str) -> bool {
+        self.sockets().values().any(|session| session.user == user)
     }
 
     /// A write of the table has failed.
@@ -100,26 +100,6 @@ pub(super) fn find_session(
         .optional()
 }
 
-pub(super) fn users(connection: &Connection, live: &Live, now: i64) -> rusqlite::Result<Vec<User>> {
-    let mut statement = connection.prepare_cached(USERS)?;
-    let read = statement.query_map([now], |row| {
-        Ok(User {
-            id: row.get(0)?,
-            name: row.get(1)?,
-            connected: row.get(2)?,
-        })
-    })?;
-    let mut users = merge_sessions(read.collect::<rusqlite::Result<Vec<_>>>()?);
-    if live.differs() {
-        let sockets = live.sockets();
-        let here: HashSet<&str> = sockets.values().map(|session| &*session.user).collect();
-        for user in &mut users {
-            user.connected |= here.contains(&*user.id);
-        }
-    }
-    Ok(users)
-}
-
 pub(super) fn connected_name(
     connection: &Connection,
     live: &Live,
@@ -140,10 +120,6 @@ pub(super) fn connected_name(
 pub(super) fn instances(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(INSTANCES)?;
     statement.query_map([], |row| row.get(0))?.collect()
-}
-
-fn has_sockets(connection: &Connection, user: &str) -> rusqlite::Result<bool> {
-    connection.prepare_cached(HAS_SOCKETS)?.exists([user])
 }
 
 /// Creates or renews a session. False when it has ended.
@@ -248,6 +224,13 @@ fn sockets_of(
         .collect()
 }
 
+fn gone(connection: &Connection, user: &str) -> rusqlite::Result<PresenceChange> {
+    Ok(PresenceChange::Gone {
+        user: user.to_owned(),
+        name: name_of(connection, user)?,
+    })
+}
+
 /// Removes a part of what a dead process left. False once nothing is left of it. The transaction
 /// that removes a user's last socket is the one that tells.
 pub(super) fn repair(
@@ -259,7 +242,7 @@ pub(super) fn repair(
     let sockets = sockets_of(connection, dead, BATCH)?;
     for (socket, user, session) in &sockets {
         if remove(connection, dead, socket, user, session, expires)?.last() {
-            changes.push(PresenceChange::Gone { user: user.clone() });
+            changes.push(gone(connection, user)?);
         }
     }
     let more = sockets.len() as i64 == BATCH;
@@ -313,7 +296,7 @@ pub(super) fn put_right(
         if !here.contains_key(socket)
             && remove(connection, instance, socket, user, session, expires)?.last()
         {
-            changes.push(PresenceChange::Gone { user: user.clone() });
+            changes.push(gone(connection, user)?);
         }
     }
     Ok(())

@@ -7,14 +7,16 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{Durability, database, export, lobby, messages, presence, sweep, upkeep, writer};
+use super::{
+    Durability, database, export, lobby, messages, presence, roster, sweep, trim, upkeep, writer,
+};
 
 /// Where people can read them.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/query-plans.md");
 
 /// May look at every row of a table besides `recent`, `instances` and `sweeps`, which are small:
-/// what has to tell of every user.
-const WHOLE_TABLES: [&str; 2] = ["USERS", "SESSION_COUNT"];
+/// what is asked once, for an export or a new version.
+const WHOLE_TABLES: [&str; 2] = ["USERS_OF_SESSIONS", "SESSION_COUNT"];
 
 macro_rules! statements {
     ($($module:ident: $($name:ident),+;)+) => {
@@ -27,12 +29,16 @@ const STATEMENTS: &[(&str, &str, &str)] = statements! {
         LOG_OF, REPLAY_RECENT, REPLAY_MOVED, BEFORE_RECENT, BEFORE_MOVED, PAGE_RECENT, PAGE_MOVED,
         FIRST_RECENT, OLD_RECENT, MOVED_FROM;
     writer: NOTE_LIFE;
-    presence: SESSION, USERS, CONNECTED_NAME, INSTANCES, ADD_INSTANCE, REMOVE_INSTANCE, ADD_SOCKET, REMOVE_SOCKET,
-        SOCKETS_OF_INSTANCE, HAS_SOCKETS, WRITE_SESSION, END_SESSION, ENDED, RENEW_SESSION;
+    presence: SESSION, CONNECTED_NAME, INSTANCES, ADD_INSTANCE, REMOVE_INSTANCE, ADD_SOCKET, REMOVE_SOCKET,
+        SOCKETS_OF_INSTANCE, WRITE_SESSION, END_SESSION, ENDED, RENEW_SESSION;
+    roster: NEXT_VERSION, COUNT_USERS, STATE, TOUCH_USER, ADD_USER, ADD_NAME, REMOVE_USER, REMOVE_NAME, USER_NAME,
+        HAS_SOCKETS, LOOK_UP, RECENT, NAMES;
+    database: USERS_OF_SESSIONS;
     lobby: KNOWN_LINE, ADD_LINE, LINES, NEWEST_LINE, OLD_LINES, REMOVE_LINES;
     upkeep: SPAN_OF_RECENT, OLDEST, MOVE_IN, MOVE_OUT, MOVED, LOG, NEW_LOG, EXTEND_LOG;
     sweep: END_LOG, TO_SWEEP, EXPIRED_LOGS, EXPIRED_SESSIONS, REMOVE_SESSION, NEXT_SWEEP, SENT,
         RECEIVED, SWEPT_TO, SWEPT, REMOVE_MESSAGE;
+    trim: OLDEST_KEPT, OLD_SENT, OLD_RECEIVED, NOT_SENT, NOT_RECEIVED, REMOVE;
     export: NOTED, SESSION_COUNT, SESSIONS, LOGS, MESSAGES;
 };
 
@@ -87,7 +93,10 @@ fn each_statement_finds_its_rows_by_an_index_and_the_documentation_shows_how() {
             let scanned = step.trim_start().strip_prefix("SCAN ");
             let table = scanned.map(|rest| rest.split(' ').next().unwrap_or_default());
             let whole = table.is_some_and(|table| {
-                ["sessions", "sockets", "messages", "logs", "lobby"].contains(&table)
+                [
+                    "sessions", "sockets", "messages", "logs", "lobby", "users", "names",
+                ]
+                .contains(&table)
             });
             assert!(!whole || WHOLE_TABLES.contains(name), "{name}: {step}");
         }

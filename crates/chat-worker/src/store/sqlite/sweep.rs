@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{lobby, wall_clock};
+use super::{lobby, roster, wall_clock};
 
 /// Rows that one transaction looks at for what has expired.
 const SWEEP: i64 = 200;
@@ -15,7 +15,7 @@ pub(super) const END_LOG: &str = "DELETE FROM logs WHERE number = ?1";
 pub(super) const TO_SWEEP: &str = "INSERT INTO sweeps (log, sent, received) VALUES (?1, 0, 0)";
 pub(super) const EXPIRED_LOGS: &str = "SELECT number FROM logs WHERE expires <= ?1 LIMIT ?2";
 pub(super) const EXPIRED_SESSIONS: &str = "
-SELECT id FROM sessions WHERE expires <= ?1
+SELECT id, user FROM sessions WHERE expires <= ?1
   AND NOT EXISTS (SELECT 1 FROM sockets WHERE sockets.session = sessions.id) LIMIT ?2";
 pub(super) const REMOVE_SESSION: &str = "DELETE FROM sessions WHERE id = ?1";
 pub(super) const NEXT_SWEEP: &str = "SELECT log, sent, received FROM sweeps ORDER BY log LIMIT 1";
@@ -53,14 +53,15 @@ pub(super) fn end_log(connection: &Connection, log: i64) -> rusqlite::Result<()>
 pub(super) fn sweep_some(connection: &Connection, ttl: i64) -> rusqlite::Result<bool> {
     let now = wall_clock();
     let lines = lobby::sweep_lines(connection, ttl, SWEEP)?;
-    let sessions: Vec<String> = connection
+    let sessions: Vec<(String, String)> = connection
         .prepare_cached(EXPIRED_SESSIONS)?
-        .query_map([now, SWEEP], |row| row.get(0))?
+        .query_map([now, SWEEP], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for session in &sessions {
+    for (session, user) in &sessions {
         connection
             .prepare_cached(REMOVE_SESSION)?
             .execute([session])?;
+        roster::forget_user(connection, user)?;
     }
     let logs: Vec<i64> = connection
         .prepare_cached(EXPIRED_LOGS)?

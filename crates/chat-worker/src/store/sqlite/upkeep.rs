@@ -15,6 +15,7 @@ use super::holder_lock::HolderLock;
 use super::process_file::ProcessFile;
 use super::sweep;
 use super::threads::{UPKEEP_LOCK, WRITERS_LOCK};
+use super::trim::{self, Trims};
 use super::watchdog::FrozenReaders;
 use super::{SqliteStoreConfig, millis, wall_clock};
 
@@ -77,6 +78,7 @@ pub(super) struct Upkeep {
     connection: Connection,
     readers: FrozenReaders,
     swept: Option<Instant>,
+    trims: Trims,
     /// What SQLite's `data_version` was before the last sync.
     synced: Option<i64>,
 }
@@ -96,6 +98,7 @@ impl Upkeep {
             connection,
             readers: FrozenReaders::default(),
             swept: None,
+            trims: Trims::new(config.history_max),
             synced: None,
         })
     }
@@ -109,6 +112,7 @@ impl Upkeep {
             connection,
             readers,
             swept,
+            trims,
             ..
         } = self;
         let Some(_turn) = turn.try_lock(process).map_err(|error| error.to_string())? else {
@@ -128,7 +132,8 @@ impl Upkeep {
             let count = round.rows_to_move()?;
             more = count > 0;
             if more {
-                round.write(|connection| move_some(connection, count, ttl))?;
+                let moved = round.write(|connection| move_some(connection, count, ttl))?;
+                trims.note(moved);
                 std::thread::sleep(BREATH);
             }
         }
@@ -141,6 +146,16 @@ impl Upkeep {
             {
                 std::thread::sleep(BREATH);
             }
+        }
+        let began = Instant::now();
+        while began.elapsed() < ROUND
+            && let Some(log) = trims.due()
+        {
+            let max = config.history_max;
+            if !round.write(|connection| trim::trim_some(connection, log, max))? {
+                trims.done(log);
+            }
+            std::thread::sleep(BREATH);
         }
         round.shorten_wal()?;
         Ok(more)
@@ -253,9 +268,15 @@ fn checkpoint(connection: &Connection, how: &str) -> Tried<Wal> {
         .map_err(|error| database::reason(&error))
 }
 
-/// Moves the oldest rows, at most `count`, with the logs of their users. `ttl` is that of messages, in milliseconds.
-fn move_some(connection: &Connection, count: i64, ttl: i64) -> rusqlite::Result<()> {
+/// Moves the oldest rows, at most `count`, to the logs of their users; how many each log got. `ttl` is
+/// that of messages, in milliseconds.
+fn move_some(
+    connection: &Connection,
+    count: i64,
+    ttl: i64,
+) -> rusqlite::Result<HashMap<i64, usize>> {
     let mut logs = HashMap::new();
+    let mut moved = HashMap::new();
     let mut oldest = connection.prepare_cached(OLDEST)?;
     let mut move_in = connection.prepare_cached(MOVE_IN)?;
     let mut rows = oldest.query([count])?;
@@ -279,6 +300,10 @@ fn move_some(connection: &Connection, count: i64, ttl: i64) -> rusqlite::Result<
         move_in.execute(params![
             seq, sender, recipient, id, at, content, of[0], of[1]
         ])?;
+        *moved.entry(of[0]).or_default() += 1;
+        if of[1] != of[0] {
+            *moved.entry(of[1]).or_default() += 1;
+        }
         last = Some((seq, at));
     }
     drop(rows);
@@ -286,7 +311,7 @@ fn move_some(connection: &Connection, count: i64, ttl: i64) -> rusqlite::Result<
         connection.prepare_cached(MOVE_OUT)?.execute([seq])?;
         connection.prepare_cached(MOVED)?.execute([seq, at])?;
     }
-    Ok(())
+    Ok(moved)
 }
 
 /// Moves all there is, for who has the database alone.

@@ -18,10 +18,12 @@ use super::lobby;
 use super::messages::{self, Tail};
 use super::presence::{self, Live};
 use super::process_file::{self, ProcessFile};
+use super::roster;
 use super::thread;
 use super::{SqliteStoreConfig, millis, wall_clock};
 use crate::chat::lobby::NewLine;
 use crate::chat::message::NewMessage;
+use crate::chat::recent_users::{CHANNEL, Change};
 use crate::store::{Announce, PresenceChange, Session, StoreError, Stored};
 
 /// Between the end of a commit and the next one's beginning: under load, what arrives meanwhile
@@ -65,10 +67,18 @@ pub(super) enum Write {
     Connect {
         session: Session,
         socket: String,
-        reply: Reply<bool>,
+        reply: Reply<Option<Change>>,
+    },
+    /// Whether a user is connected, for all to hear.
+    Announce {
+        user: String,
+        name: String,
+        news: bool,
+        reply: Reply<Change>,
     },
     Disconnect {
         user: String,
+        name: String,
         session: String,
         socket: String,
         reply: Reply<bool>,
@@ -104,9 +114,10 @@ impl Write {
 /// What became of an operation, to be told once it is committed.
 enum Outcome {
     Stored(Stored),
-    Began,
+    Began(Option<Change>),
     Ended(bool),
-    Connected(bool),
+    Connected(Option<Change>),
+    Announced(Change),
     Disconnected(bool),
     PutRight(Vec<PresenceChange>),
     Repaired(Vec<PresenceChange>, bool),
@@ -340,17 +351,33 @@ impl Writer {
             }
             Write::Say { line, .. } => Outcome::Stored(lobby::say(connection, now, line)?),
             Write::Begin { session, .. } => {
-                presence::write_session(connection, session, expires)?;
-                Outcome::Began
+                let Session { user, name, .. } = session;
+                Outcome::Began(
+                    match presence::write_session(connection, session, expires)? {
+                        true => Some(roster::change(connection, &self.live, user, name, false)?),
+                        false => None,
+                    },
+                )
             }
             Write::End { session, .. } => {
                 Outcome::Ended(presence::end_session(connection, session, expires)?)
             }
             Write::Connect {
                 session, socket, ..
-            } => Outcome::Connected(presence::add(
-                connection, instance, socket, session, expires,
-            )?),
+            } => {
+                let Session { user, name, .. } = session;
+                let is_first = !roster::has_sockets(connection, user)?;
+                let added = presence::add(connection, instance, socket, session, expires)?;
+                Outcome::Connected(match added {
+                    true => Some(roster::change(
+                        connection, &self.live, user, name, is_first,
+                    )?),
+                    false => None,
+                })
+            }
+            Write::Announce {
+                user, name, news, ..
+            } => Outcome::Announced(roster::change(connection, &self.live, user, name, *news)?),
             Write::Disconnect {
                 user,
                 session,
@@ -413,17 +440,33 @@ impl Writer {
                 }
                 let _ = reply.send(Ok(stored));
             }
-            (Write::Begin { reply, .. } | Write::Leave { reply }, _) => {
+            (Write::Begin { reply, .. }, Outcome::Began(change)) => {
+                change.iter().for_each(|change| self.publish_change(change));
                 let _ = reply.send(Ok(()));
             }
-            (Write::End { reply, .. }, Outcome::Ended(yes))
-            | (Write::Connect { reply, .. }, Outcome::Connected(yes)) => {
+            (Write::Leave { reply }, _) => {
+                let _ = reply.send(Ok(()));
+            }
+            (Write::End { reply, .. }, Outcome::Ended(yes)) => {
                 let _ = reply.send(Ok(yes));
             }
-            (Write::Disconnect { user, reply, .. }, Outcome::Disconnected(last)) => {
+            (Write::Connect { reply, .. }, Outcome::Connected(change)) => {
+                change.iter().for_each(|change| self.publish_change(change));
+                let _ = reply.send(Ok(change));
+            }
+            (Write::Announce { reply, .. }, Outcome::Announced(change)) => {
+                self.publish_change(&change);
+                let _ = reply.send(Ok(change));
+            }
+            (
+                Write::Disconnect {
+                    user, name, reply, ..
+                },
+                Outcome::Disconnected(last),
+            ) => {
                 let told = reply.send(Ok(last)).is_ok();
                 if last && !told {
-                    self.live.found([PresenceChange::Gone { user }]);
+                    self.live.found([PresenceChange::Gone { user, name }]);
                 }
             }
             (Write::PutRight { reply }, Outcome::PutRight(changes)) => {
@@ -451,6 +494,14 @@ impl Writer {
         }
     }
 
+    /// One that nobody hears is read from the store at the next login, or within seconds.
+    fn publish_change(&self, change: &Change) {
+        // Texts and numbers are always JSON.
+        if let Ok(payload) = serde_json::to_vec(change) {
+            drop(self.bus.publish(CHANNEL.to_owned(), payload.into()));
+        }
+    }
+
     fn refuse(&self, write: Write, why: &str) {
         let error = StoreError::Unavailable(why.to_owned());
         match write {
@@ -460,8 +511,9 @@ impl Writer {
             Write::Begin { reply, .. } | Write::Leave { reply } | Write::PutRight { reply } => {
                 drop(reply.send(Err(error)));
             }
-            Write::Connect { reply, .. }
-            | Write::Disconnect { reply, .. }
+            Write::Connect { reply, .. } => drop(reply.send(Err(error))),
+            Write::Announce { reply, .. } => drop(reply.send(Err(error))),
+            Write::Disconnect { reply, .. }
             | Write::Repair { reply, .. }
             | Write::End { reply, .. } => drop(reply.send(Err(error))),
             Write::Probe => {}
