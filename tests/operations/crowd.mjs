@@ -79,6 +79,14 @@ class OfficialMember {
     }
   }
 
+  /** For a failure's text. */
+  get state() {
+    const { user, disconnects, attemptsThatFailed } = this;
+    const { active, io } = user.socket;
+    const transport = io.engine?.transport?.name;
+    return { user: user.username, active, manager: io._readyState, engine: io.engine?.readyState, transport, attemptsThatFailed, last: disconnects.at(-1) };
+  }
+
   /** Where it is: `{worker}` where the session id names it, else the client's end of the WebSocket. */
   get place() {
     const { engine, transports } = this.user;
@@ -123,6 +131,12 @@ class LightMember {
     const began = performance.now();
     await new Promise((done) => this.user.send(to, CONTENT, done));
     return before === this.user.disconnects ? performance.now() - began : undefined;
+  }
+
+  /** For a failure's text. */
+  get state() {
+    const { username, ws, lastRefusal, disconnects, attemptsThatFailed } = this.user;
+    return { user: username, webSocket: ws.readyState, lastRefusal, disconnects, attemptsThatFailed };
   }
 
   get place() {
@@ -226,6 +240,11 @@ serve({
       second: Math.floor((performance.now() - crowd.began) / 1_000),
       connected: members.filter(({ connected }) => connected).length,
     };
+  },
+
+  /** What is known of the members that are not connected. */
+  absent() {
+    return members.filter(({ connected }) => !connected).map(({ state }) => state);
   },
 
   /** Where every member is that is connected. */

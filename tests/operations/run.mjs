@@ -29,6 +29,14 @@ class Crowds {
     return progress.reduce((sum, { connected }) => sum + connected, 0);
   }
 
+  /** Waits until all of them are connected. */
+  async allConnected(clients) {
+    await until(async () => (await this.connected()) === clients, 'everybody is connected', 60_000).catch(async (error) => {
+      const absent = (await this.call('absent')).flat();
+      throw new Error(`${error.message}; absent: ${JSON.stringify(absent)}`);
+    });
+  }
+
   async second() {
     return (await this.call('progress'))[0].second;
   }
@@ -84,7 +92,7 @@ export async function beneath(
   const clock = performance.now();
   const found = (await scenario(subject, { crowd, clients, ...options })) ?? {};
   const took = (performance.now() - clock) / 1_000;
-  await until(async () => (await crowd.connected()) === clients, 'everybody is connected', 60_000);
+  await crowd.allConnected(clients);
   await sleep(usualMs);
   const account = await crowd.finish();
   const usual = median(account.seconds.slice(2, began).map(({ p99 }) => p99));

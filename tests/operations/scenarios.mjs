@@ -150,7 +150,7 @@ export async function kills(subject, { crowd, clients, count, overMs }) {
     if (victim !== undefined) subject.cluster.killWorker(victim);
     await sleep(overMs / count);
   }
-  await until(async () => (await crowd.connected()) === clients, 'everybody is back', 60_000);
+  await crowd.allConnected(clients);
   let after;
   await until(() => {
     after = belongings(subject);

@@ -18,31 +18,41 @@ pub(crate) const LOUD_AFTER: u32 = 10;
 #[derive(Debug, Default)]
 pub(crate) struct RestartPolicy {
     failures: u32,
+    /// Of these, the last ones that never served.
+    never_ready: u32,
 }
 
 impl RestartPolicy {
-    /// The pause after a death: none after the first, then exponential, to a bound
-    /// that is low for one that served. `ready` is whether the process ever was.
+    /// The pause after a death: none after the first, then exponential. One that
+    /// served counts for a bound that is low, and a worker killed now and then
+    /// while it starts is no worker that cannot. `ready`: whether the process ever
+    /// served.
     pub(crate) fn after_death(&mut self, lived: Duration, ready: bool) -> Duration {
         if ready && lived >= PROVEN {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        let longest = match ready {
-            true => LONGEST_AFTER_SERVING,
-            false => LONGEST_PAUSE,
+        self.never_ready = match ready {
+            true => 0,
+            false => self.never_ready.saturating_add(1),
         };
-        match self.failures {
-            1 => Duration::ZERO,
-            more => FIRST_PAUSE
-                .saturating_mul(1 << (more - 2).min(16))
-                .min(longest),
-        }
+        let any = doubled(self.failures, LONGEST_AFTER_SERVING);
+        any.max(doubled(self.never_ready, LONGEST_PAUSE))
     }
 
     /// Deaths in a row.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
+    }
+}
+
+/// The pause after so many deaths.
+fn doubled(deaths: u32, longest: Duration) -> Duration {
+    match deaths {
+        0 | 1 => Duration::ZERO,
+        more => FIRST_PAUSE
+            .saturating_mul(1 << (more - 2).min(16))
+            .min(longest),
     }
 }
 
@@ -73,6 +83,17 @@ mod tests {
         for _ in 0..100 {
             let pause = policy.after_death(Duration::from_millis(500), true);
             assert!(pause <= LONGEST_AFTER_SERVING);
+        }
+    }
+
+    #[test]
+    fn who_is_killed_while_it_starts_and_while_it_serves_is_soon_replaced() {
+        let mut policy = RestartPolicy::default();
+        for _ in 0..100 {
+            for ready in [true, false, false] {
+                let pause = policy.after_death(Duration::from_millis(500), ready);
+                assert!(pause <= LONGEST_AFTER_SERVING);
+            }
         }
     }
 

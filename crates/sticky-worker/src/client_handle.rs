@@ -4,6 +4,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::secret::Secret;
 use crate::sessions::Sessions;
@@ -14,6 +17,7 @@ pub(crate) struct Client {
     /// What its requests name it by. `None`: a fresh WebSocket, whose only
     /// request was its first.
     pub(crate) secret: Option<Secret>,
+    came: Instant,
     engine_sid: OnceLock<Box<str>>,
     websocket: Mutex<Option<Arc<StreamState>>>,
     asked: AtomicBool,
@@ -31,10 +35,19 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn polling(secret: Secret) -> Self {
+        Client::new(Some(secret), None)
+    }
+
+    pub(crate) fn fresh_websocket(stream: Arc<StreamState>) -> Self {
+        Client::new(None, Some(stream))
+    }
+
+    fn new(secret: Option<Secret>, websocket: Option<Arc<StreamState>>) -> Self {
         Client {
-            secret: Some(secret),
+            secret,
+            came: Instant::now(),
             engine_sid: OnceLock::new(),
-            websocket: Mutex::new(None),
+            websocket: Mutex::new(websocket),
             asked: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             expected_elsewhere: AtomicBool::new(false),
@@ -44,18 +57,9 @@ impl Client {
         }
     }
 
-    pub(crate) fn fresh_websocket(stream: Arc<StreamState>) -> Self {
-        Client {
-            secret: None,
-            engine_sid: OnceLock::new(),
-            websocket: Mutex::new(Some(stream)),
-            asked: AtomicBool::new(false),
-            sent_away: AtomicBool::new(false),
-            expected_elsewhere: AtomicBool::new(false),
-            busy: AtomicU32::new(0),
-            polled: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-        }
+    /// Whether it came so long ago, or longer.
+    pub(crate) fn is_as_old_as(&self, age: Duration) -> bool {
+        self.came.elapsed() >= age
     }
 
     /// The application's own id of the session; `None` before its handshake is

@@ -22,8 +22,7 @@ impl Departure {
         self.draining.cancel();
     }
 
-    /// Everybody was asked: who still comes is asked at once, and connections
-    /// without a request close.
+    /// Everybody was asked who was there: connections without a request close.
     pub(crate) fn close(&self) {
         self.closing.cancel();
     }
@@ -42,10 +41,6 @@ impl Departure {
     /// its attempts.
     pub(crate) fn refuses_handshakes(&self) -> bool {
         self.is_draining() && self.alone.load(SeqCst)
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.is_cancelled()
     }
 
     /// Resolves when everybody was asked.

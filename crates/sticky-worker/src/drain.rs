@@ -1,6 +1,7 @@
 //! Leaving: every client is asked to come back elsewhere, and the worker waits
 //! until they are gone or its time is over.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,16 @@ const LAST_PART: u32 = 8;
 /// Between two looks at who is to be asked next.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Between two looks at who came since everybody was asked.
+const LATE_TICK: Duration = Duration::from_millis(250);
+
+/// Who came just now is logging in, and would count the wish as an attempt that
+/// failed: it is asked when it has been here that long.
+pub(crate) const SETTLING: Duration = Duration::from_secs(2);
+
+/// The most of the time after the spread that may be spent on that.
+const SETTLING_PART: u32 = 4;
+
 /// How long leaving may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
@@ -34,6 +45,14 @@ impl Bounds {
         Bounds {
             spread: Duration::ZERO,
             within,
+        }
+    }
+
+    /// How long a client has to have been here before it is asked.
+    fn settling(&self) -> Duration {
+        match self.spread {
+            Duration::ZERO => Duration::ZERO,
+            spread => SETTLING.min(self.within.saturating_sub(spread) / SETTLING_PART),
         }
     }
 }
@@ -52,12 +71,18 @@ impl Drain {
     /// was dropped, with other bounds.
     pub(crate) async fn run(&self, bounds: Bounds) {
         let end = Instant::now() + bounds.within;
+        let settling = bounds.settling();
         self.departure.begin(bounds.spread.is_zero());
-        self.ask_over(bounds.spread).await;
+        self.ask_over(bounds.spread, settling).await;
         self.departure.close();
-        self.ask_the_rest();
+        let gone = async {
+            tokio::select! {
+                () = self.everybody_gone() => {}
+                () = self.ask_the_rest(settling) => {}
+            }
+        };
         let last = bounds.within.saturating_sub(bounds.spread) / LAST_PART;
-        if timeout_at(end - last, self.everybody_gone()).await.is_ok() {
+        if timeout_at(end - last, gone).await.is_ok() {
             tracing::info!("everybody is gone");
             return;
         }
@@ -66,10 +91,11 @@ impl Drain {
         let _ = timeout_at(end, self.everybody_gone()).await;
     }
 
-    /// Asks those who are here now, spread evenly over that time. It may end
-    /// earlier, when nobody is here any more.
-    async fn ask_over(&self, spread: Duration) {
-        let everybody = self.sessions.everybody();
+    /// Asks those who are here now, spread evenly over that time, who came last at
+    /// the end. It may end earlier, when nobody is here any more.
+    async fn ask_over(&self, spread: Duration, settling: Duration) {
+        let mut everybody = self.sessions.everybody();
+        everybody.sort_by_key(|client| !client.is_as_old_as(settling));
         let total = everybody.len() as u128;
         let mut clients = everybody.into_iter();
         let mut asked = 0;
@@ -83,7 +109,9 @@ impl Drain {
                 && let Some(client) = clients.next()
             {
                 asked += 1;
-                self.sessions.move_elsewhere(&client);
+                if client.is_as_old_as(settling) {
+                    self.sessions.move_elsewhere(&client);
+                }
             }
             // A connection that was handed over just before still has its time to
             // say what it wants.
@@ -94,13 +122,26 @@ impl Drain {
         }
     }
 
-    /// Who came since, who was not asked, and what is relayed to other workers.
-    fn ask_the_rest(&self) {
-        for client in self.sessions.everybody() {
-            self.sessions.move_elsewhere(&client);
-        }
-        for stream in self.streams.websockets() {
-            stream.ask_to_return();
+    /// Who came since, who was not asked, and what is relayed to other workers. Goes
+    /// on for ever: more of them may come.
+    async fn ask_the_rest(&self, settling: Duration) {
+        let mut ticks = interval(LATE_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Read first: none of them can become a client's afterwards.
+            let websockets = self.streams.websockets();
+            let mut of_clients = HashSet::new();
+            for client in self.sessions.everybody() {
+                of_clients.extend(client.websocket().map(|stream| stream.id));
+                if client.is_as_old_as(settling) {
+                    self.sessions.move_elsewhere(&client);
+                }
+            }
+            let others = websockets
+                .iter()
+                .filter(|stream| !of_clients.contains(&stream.id));
+            others.for_each(|stream| stream.ask_to_return());
         }
     }
 
@@ -185,6 +226,7 @@ mod tests {
             client
         };
         let clients: Vec<_> = (0..10).map(|_| open()).collect();
+        tokio::time::sleep(SETTLING).await;
         let asked = || clients.iter().filter(|client| client.was_asked()).count();
         let departure = Departure::default();
         let drain = Drain {
@@ -200,18 +242,71 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(500)).await;
         for count in 1..=10 {
             assert_eq!(asked(), count);
-            assert!(departure.is_draining() && !departure.is_closing());
+            assert!(departure.is_draining() && departure.closing().now_or_never().is_none());
             if count == 5 {
                 open();
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        assert!(departure.is_closing() && !departure.refuses_handshakes());
+        assert!(departure.closing().now_or_never().is_some() && !departure.refuses_handshakes());
         for _ in 0..11 {
             gate.notify_one();
             tokio::task::yield_now().await;
         }
         drain.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_just_now_is_let_settle_before_and_after_everybody_was_asked() {
+        let board = Arc::new(Board::create().unwrap().0);
+        let limits = Limits {
+            unfinished: 99,
+            lifetime: Duration::from_secs(45),
+        };
+        let gate = Arc::new(Notify::new());
+        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
+        let open = || {
+            let client = Arc::new(Client::polling(Secret::random()));
+            sessions.opened(&client, "x");
+            client
+        };
+        let old = open();
+        tokio::time::sleep(SETTLING).await;
+        let new = open();
+        let bounds = Bounds {
+            spread: Duration::from_secs(1),
+            within: Duration::from_secs(41),
+        };
+        let drain = Drain {
+            departure: Departure::default(),
+            sessions: sessions.clone(),
+            streams: Arc::new(StreamRegistry::new(board)),
+        };
+        let drain = tokio::spawn(async move { drain.run(bounds).await });
+        tokio::time::sleep(SETTLING - Duration::from_millis(100)).await;
+        assert!(old.was_asked() && !new.was_asked());
+        let late = open();
+        tokio::time::sleep(Duration::from_millis(100) + LATE_TICK).await;
+        assert!(new.was_asked() && !late.was_asked());
+        tokio::time::sleep(SETTLING).await;
+        assert!(late.was_asked());
+        for _ in 0..3 {
+            gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        drain.await.unwrap();
+    }
+
+    #[test]
+    fn settling_takes_no_more_than_its_part_and_nothing_when_there_is_no_other_worker() {
+        let bounds = |spread, within| Bounds {
+            spread: Duration::from_secs(spread),
+            within: Duration::from_secs(within),
+        };
+        assert_eq!(bounds(10, 16).settling(), Duration::from_millis(1500));
+        assert_eq!(bounds(10, 60).settling(), SETTLING);
+        assert_eq!(bounds(10, 5).settling(), Duration::ZERO);
+        assert_eq!(bounds(0, 80).settling(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::drain::Bounds;
+use crate::drain::{Bounds, SETTLING};
 use crate::register::{Answered, Registration};
 use crate::sessions::Sessions;
 use crate::socket::Socket;
@@ -191,7 +191,10 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
             }
             Packet::Shed(count) => {
                 let everybody = self.link.sessions.everybody();
-                let asked = everybody.iter().take(count as usize);
+                let settled = everybody
+                    .iter()
+                    .filter(|client| client.is_as_old_as(SETTLING));
+                let asked = settled.take(count as usize);
                 asked.for_each(|client| self.link.sessions.move_elsewhere(client));
                 Ok(None)
             }

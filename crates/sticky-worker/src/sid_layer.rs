@@ -164,10 +164,7 @@ impl<S: Application> SidLayer<S> {
             Wish::Foreign { owner, websocket } => {
                 let sent = self.relay.send(owner, websocket, stream, line, request);
                 match Box::pin(sent).await {
-                    Ok(response) => {
-                        self.websocket_while_closing(stream);
-                        response.map(ResponseBody::Relayed)
-                    }
+                    Ok(response) => response.map(ResponseBody::Relayed),
                     Err(refusal) => refusal.response(),
                 }
             }
@@ -204,9 +201,6 @@ impl<S: Application> SidLayer<S> {
         let secret = client.secret?;
         let engine_sid = engine_request::engine_sid(body)?;
         self.sessions.opened(client, engine_sid);
-        if self.departure.is_closing() {
-            self.sessions.move_elsewhere(client);
-        }
         let rest = &body[HANDSHAKE.len() + engine_sid.len()..];
         let mut tagged = Vec::with_capacity(HANDSHAKE.len() + SID_LENGTH + rest.len());
         tagged.extend_from_slice(HANDSHAKE);
@@ -229,9 +223,6 @@ impl<S: Application> SidLayer<S> {
             return mend(response).response;
         }
         self.sessions.websocket_opened(&client, stream);
-        if self.departure.is_closing() {
-            self.sessions.move_elsewhere(&client);
-        }
         response.map(ResponseBody::app)
     }
 
@@ -266,7 +257,6 @@ impl<S: Application> SidLayer<S> {
             StatusCode::SWITCHING_PROTOCOLS if websocket => {
                 stream.upgrade_began(self.upgrade_timeout);
                 session.websocket_accepted(stream);
-                self.websocket_while_closing(stream);
                 response.map(ResponseBody::app)
             }
             StatusCode::OK if is_poll => {
@@ -309,13 +299,6 @@ impl<S: Application> SidLayer<S> {
         }
         let handle = ClientHandle::new(client.clone(), &self.sessions);
         request.extensions_mut().insert(handle);
-    }
-
-    /// A drain asks the WebSockets that it finds; this one may be later.
-    fn websocket_while_closing(&self, stream: &StreamState) {
-        if self.departure.is_closing() && stream.is_websocket() {
-            stream.ask_to_return();
-        }
     }
 
     async fn application(&self, request: Request<RequestBody>) -> Response<S::Body> {
