@@ -87,16 +87,16 @@ test('a worker that keeps dying is tried again with growing pauses, and the log 
   const births = [];
   const known = new Set([steady, victim]);
   cluster.killWorker(victim);
-  // Five deaths right after birth.
+  // Seven deaths right after birth; on a busy machine it may have served by then, and is tried again sooner.
   await until(() => {
     for (const pid of childrenOf(cluster.pid)) {
       if (known.has(pid)) continue;
       known.add(pid);
       births.push(performance.now());
-      if (births.length < 6) cluster.killWorker(pid);
+      if (births.length < 8) cluster.killWorker(pid);
     }
-    return births.length === 6;
-  }, 'the sixth replacement', 60_000);
+    return births.length === 8;
+  }, 'the eighth replacement', 60_000);
   const pauses = births.slice(1).map((birth, n) => birth - births[n]);
   assert.ok(pauses.at(-1) > 2 * pauses[0] || pauses.at(-1) > 1_000, `pauses in ms: ${pauses}`);
   assert.ok(isAlive(steady), 'the other worker is left alone');

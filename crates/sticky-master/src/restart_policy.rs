@@ -11,6 +11,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The same for a worker that did serve: it can, and something else kills it.
 const LONGEST_AFTER_SERVING: Duration = Duration::from_millis(500);
+/// The same for a worker that was not ready, where others before it served: it was
+/// killed while it started.
+const LONGEST_AMONG_SERVING: Duration = Duration::from_secs(2);
 /// After that many deaths in a row an operator should look.
 pub(crate) const LOUD_AFTER: u32 = 10;
 
@@ -18,26 +21,28 @@ pub(crate) const LOUD_AFTER: u32 = 10;
 #[derive(Debug, Default)]
 pub(crate) struct RestartPolicy {
     failures: u32,
-    /// Of these, the last ones that never served.
+    /// Of these, those that never served.
     never_ready: u32,
 }
 
 impl RestartPolicy {
-    /// The pause after a death: none after the first, then exponential. One that
-    /// served counts for a bound that is low, and a worker killed now and then
-    /// while it starts is no worker that cannot. `ready`: whether the process ever
-    /// served.
+    /// The pause after a death: none after the first, then exponential, to a bound
+    /// that is low where one has served. `ready`: whether the process ever did.
     pub(crate) fn after_death(&mut self, lived: Duration, ready: bool) -> Duration {
         if ready && lived >= PROVEN {
-            self.failures = 0;
+            *self = RestartPolicy::default();
         }
         self.failures = self.failures.saturating_add(1);
-        self.never_ready = match ready {
-            true => 0,
-            false => self.never_ready.saturating_add(1),
-        };
         let any = doubled(self.failures, LONGEST_AFTER_SERVING);
-        any.max(doubled(self.never_ready, LONGEST_PAUSE))
+        if ready {
+            return any;
+        }
+        self.never_ready = self.never_ready.saturating_add(1);
+        let longest = match self.failures - self.never_ready {
+            0 => LONGEST_PAUSE,
+            _ => LONGEST_AMONG_SERVING,
+        };
+        any.max(doubled(self.never_ready, longest))
     }
 
     /// Deaths in a row.
@@ -92,7 +97,7 @@ mod tests {
         for _ in 0..100 {
             for ready in [true, false, false] {
                 let pause = policy.after_death(Duration::from_millis(500), ready);
-                assert!(pause <= LONGEST_AFTER_SERVING);
+                assert!(pause <= LONGEST_AMONG_SERVING);
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::client_handle::Client;
 use crate::secret::Secret;
 use crate::sessions::Sessions;
@@ -31,6 +33,11 @@ impl ActiveRequest {
     /// So many bytes of an answer to a poll are on their way.
     pub(crate) fn count_polled(&self, bytes: usize) {
         self.client.count_polled(bytes);
+    }
+
+    /// The answer to a poll with all in it that something stands for.
+    pub(crate) fn fill_in(&self, body: Bytes) -> Bytes {
+        self.client.stand_ins.fill_in(body)
     }
 
     /// The application said, or was told, that the session is over.

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::secret::Secret;
 use crate::sessions::Sessions;
+use crate::stand_in::StandIns;
 use crate::stream_state::StreamState;
 
 /// A client: a WebSocket, a polling session, or one that became the other.
@@ -31,6 +33,7 @@ pub(crate) struct Client {
     polled: AtomicU64,
     /// Bytes that the application has queued, in the same count.
     queued: AtomicU64,
+    pub(crate) stand_ins: Arc<StandIns>,
 }
 
 impl Client {
@@ -39,7 +42,9 @@ impl Client {
     }
 
     pub(crate) fn fresh_websocket(stream: Arc<StreamState>) -> Self {
-        Client::new(None, Some(stream))
+        let client = Client::new(None, Some(stream.clone()));
+        stream.writes_in_place(&client.stand_ins);
+        client
     }
 
     fn new(secret: Option<Secret>, websocket: Option<Arc<StreamState>>) -> Self {
@@ -54,12 +59,13 @@ impl Client {
             busy: AtomicU32::new(0),
             polled: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            stand_ins: Arc::default(),
         }
     }
 
-    /// Whether it came so long ago, or longer.
-    pub(crate) fn is_as_old_as(&self, age: Duration) -> bool {
-        self.came.elapsed() >= age
+    /// When it will have been here for so long.
+    pub(crate) fn settles_at(&self, age: Duration) -> Instant {
+        self.came + age
     }
 
     /// The application's own id of the session; `None` before its handshake is
@@ -82,6 +88,7 @@ impl Client {
         let free = slot.is_none();
         if free {
             *slot = Some(stream.clone());
+            stream.writes_in_place(&self.stand_ins);
         }
         free
     }
@@ -151,6 +158,17 @@ impl ClientHandle {
     /// the system has not taken yet. For a bound on what a slow reader may cost.
     pub fn queued(&self, bytes: usize) -> u64 {
         self.client.queued(bytes)
+    }
+
+    /// For a large packet: a text that the application sends in the place of
+    /// `json`, as the last argument of an event or an acknowledgement. The client
+    /// gets `json` there, on either transport, in the order of what was sent; it
+    /// goes from here to the socket, and is not copied into the application's
+    /// buffers, which keep their size. Held until the packet leaves, or the client.
+    ///
+    /// The packet that has the text may have at most 125 bytes.
+    pub fn stand_in(&self, json: Bytes) -> String {
+        self.client.stand_ins.add(json).as_str().to_owned()
     }
 
     /// Asks the client to come back as a new one, here or at another worker:

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::socket::Socket;
+use crate::stand_in::Frame;
 use crate::stream_registry::Registered;
 use crate::stream_state::{Ending, StreamState};
 
@@ -25,6 +27,14 @@ pub(crate) struct ClientStream {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs while a client that was asked to return finishes its upgrade.
     upgrade_wait: Option<Pin<Box<Sleep>>>,
+    /// What is being written in the place of what stands for it.
+    in_place: Option<Box<InPlace>>,
+}
+
+struct InPlace {
+    frame: Frame,
+    /// Length of what stands for it, at the beginning of what is to be written.
+    stands: usize,
 }
 
 impl ClientStream {
@@ -42,6 +52,7 @@ impl ClientStream {
             write_deadline,
             stalled: None,
             upgrade_wait: None,
+            in_place: None,
         }
     }
 
@@ -71,6 +82,55 @@ impl ClientStream {
             self.state().count_sent(bytes);
         }
         self.watched(cx, written)
+    }
+
+    /// How much of `bytes` is to be written as it is. None of it: a frame in its place
+    /// goes first.
+    fn plain(&mut self, bytes: &[u8]) -> usize {
+        if self.in_place.is_some() {
+            return 0;
+        }
+        let stand_ins = self.registered.state().stand_ins();
+        let found = stand_ins.and_then(|stand_ins| {
+            let (text, at) = stand_ins.frame_in(bytes)?;
+            Some((stand_ins, text, at))
+        });
+        match found {
+            Some((stand_ins, text, at)) if at.start == 0 => {
+                let stands = at.end;
+                match stand_ins.frame(text, &bytes[at]) {
+                    Some(frame) => {
+                        self.in_place = Some(Box::new(InPlace { frame, stands }));
+                        0
+                    }
+                    None => bytes.len(),
+                }
+            }
+            Some((_, _, at)) => at.start,
+            None => bytes.len(),
+        }
+    }
+
+    /// Writes that frame. What stands for it counts as written when all of it is.
+    fn poll_in_place(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(mut in_place) = self.in_place.take() else {
+            return Poll::Ready(Ok(0));
+        };
+        while in_place.frame.has_remaining() {
+            let mut parts = [IoSlice::new(&[]); 3];
+            let count = in_place.frame.chunks_vectored(&mut parts);
+            let written = Pin::new(&mut self.socket).poll_write_vectored(cx, &parts[..count]);
+            match self.counted(cx, written) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(bytes)) => in_place.frame.advance(bytes),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.in_place = Some(in_place);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(in_place.stands))
     }
 
     /// Puts the deadline on a write, or on a flush or shutdown, which pend with
@@ -143,7 +203,11 @@ impl AsyncWrite for ClientStream {
         if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let plain = self.plain(buf);
+        if plain == 0 && !buf.is_empty() {
+            return self.poll_in_place(cx);
+        }
+        let written = Pin::new(&mut self.socket).poll_write(cx, &buf[..plain]);
         self.counted(cx, written)
     }
 
@@ -262,6 +326,51 @@ mod tests {
         assert_eq!(stream.read(&mut buffer).await.unwrap(), 12);
         let end = tokio::time::timeout(LONG, stream.read(&mut buffer)).await;
         assert_eq!(end.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_large_packet_is_written_in_its_place_also_in_pieces() {
+        let (mut stream, mut client, _registry, _board) = pair(LONG).await;
+        let stand_ins = Arc::new(crate::stand_in::StandIns::default());
+        stream.state().writes_in_place(&stand_ins);
+        // More than the kernel takes at once.
+        let json = format!("\"{}\"", "x".repeat(20 << 20));
+        let text = stand_ins.add(json.clone().into());
+        let short = format!("42[\"users\",\"{}\"]", text.as_str());
+        let frame = [&[0x81, short.len() as u8], short.as_bytes()].concat();
+        let all = [b"\x81\x01a", &frame[..], b"\x81\x01b"].concat();
+        let reader = tokio::spawn(async move {
+            let mut read = Vec::new();
+            client.read_to_end(&mut read).await.unwrap();
+            read
+        });
+        stream.write_all(&all).await.unwrap();
+        let state = stream.state().clone();
+        drop(stream);
+        let read = tokio::time::timeout(LONG, reader).await.unwrap().unwrap();
+        let packet = format!("42[\"users\",{json}]");
+        assert_eq!(&read[..3], b"\x81\x01a");
+        assert_eq!(&read[3..5], [0x81, 127]);
+        assert_eq!(read[5..13], (packet.len() as u64).to_be_bytes());
+        assert!(read[13..read.len() - 3] == *packet.as_bytes());
+        assert_eq!(&read[read.len() - 3..], b"\x81\x01b");
+        assert_eq!(state.sent(), read.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_in_a_large_packet_is_cut() {
+        let (mut stream, _client, _registry, board) = pair(Duration::from_millis(50)).await;
+        let stand_ins = Arc::new(crate::stand_in::StandIns::default());
+        stream.state().writes_in_place(&stand_ins);
+        let text = stand_ins.add(vec![b'1'; 20 << 20].into());
+        let short = format!("42[\"users\",\"{}\"]", text.as_str());
+        let frame = [&[0x81, short.len() as u8], short.as_bytes()].concat();
+        let written = tokio::time::timeout(LONG, stream.write_all(&frame)).await;
+        assert_eq!(
+            written.unwrap().unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        assert_eq!(board.counters().stalled.load(SeqCst), 1);
     }
 
     #[tokio::test]

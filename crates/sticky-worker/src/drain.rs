@@ -1,7 +1,7 @@
 //! Leaving: every client is asked to come back elsewhere, and the worker waits
 //! until they are gone or its time is over.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,26 +92,27 @@ impl Drain {
     }
 
     /// Asks those who are here now, spread evenly over that time, who came last at
-    /// the end. It may end earlier, when nobody is here any more.
+    /// the end: nobody before it has settled. It may end earlier, when nobody is
+    /// here any more.
     async fn ask_over(&self, spread: Duration, settling: Duration) {
         let mut everybody = self.sessions.everybody();
-        everybody.sort_by_key(|client| !client.is_as_old_as(settling));
-        let total = everybody.len() as u128;
-        let mut clients = everybody.into_iter();
-        let mut asked = 0;
         let begin = Instant::now();
+        everybody.sort_by_key(|client| client.settles_at(settling).max(begin));
+        let mut clients = VecDeque::from(everybody);
+        let end = begin + spread;
+        let mut next = begin;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while begin.elapsed() < spread {
+        while Instant::now() < end {
             ticks.tick().await;
-            let due = total * begin.elapsed().as_nanos() / spread.as_nanos() + 1;
-            while asked < due
-                && let Some(client) = clients.next()
-            {
-                asked += 1;
-                if client.is_as_old_as(settling) {
-                    self.sessions.move_elsewhere(&client);
+            while let Some(client) = clients.front() {
+                next = next.max(client.settles_at(settling));
+                if next > Instant::now() || next >= end {
+                    break;
                 }
+                self.sessions.move_elsewhere(client);
+                next += (end - next) / clients.len() as u32;
+                clients.pop_front();
             }
             // A connection that was handed over just before still has its time to
             // say what it wants.
@@ -134,7 +135,7 @@ impl Drain {
             let mut of_clients = HashSet::new();
             for client in self.sessions.everybody() {
                 of_clients.extend(client.websocket().map(|stream| stream.id));
-                if client.is_as_old_as(settling) {
+                if client.settles_at(settling) <= Instant::now() {
                     self.sessions.move_elsewhere(&client);
                 }
             }

@@ -44,6 +44,7 @@ mod session_table;
 mod sessions;
 mod sid_layer;
 mod socket;
+mod stand_in;
 mod stream_registry;
 mod stream_state;
 mod tls;

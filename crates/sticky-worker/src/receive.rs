@@ -14,6 +14,7 @@ use common::ticket_keys::TicketKeys;
 use rustix::net::AddressFamily;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::drain::{Bounds, SETTLING};
@@ -190,10 +191,10 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
                 Ok(None)
             }
             Packet::Shed(count) => {
-                let everybody = self.link.sessions.everybody();
+                let (everybody, now) = (self.link.sessions.everybody(), Instant::now());
                 let settled = everybody
                     .iter()
-                    .filter(|client| client.is_as_old_as(SETTLING));
+                    .filter(|client| client.settles_at(SETTLING) <= now);
                 let asked = settled.take(count as usize);
                 asked.for_each(|client| self.link.sessions.move_elsewhere(client));
                 Ok(None)

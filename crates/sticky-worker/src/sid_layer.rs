@@ -260,10 +260,15 @@ impl<S: Application> SidLayer<S> {
                 response.map(ResponseBody::app)
             }
             StatusCode::OK if is_poll => {
-                let (parts, body) = response.into_parts();
+                let (mut parts, body) = response.into_parts();
                 let body = match ResponseBody::take_ready(body, POLL_LIMIT) {
                     Taken::Partly(body) => body,
                     Taken::Whole(body) => {
+                        let read = body.len();
+                        let body = session.fill_in(body);
+                        if body.len() != read {
+                            parts.headers.insert(CONTENT_LENGTH, body.len().into());
+                        }
                         // Nothing at all: the session ended while polling.
                         if body.is_empty() || body == CLOSE || body.ends_with(LAST_CLOSE) {
                             session.session_gone();

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::client_info::ClientScheme;
+use crate::stand_in::StandIns;
 
 /// What a client sends to finish an upgrade: the masked frames `2probe` (12
 /// bytes) and `5` (7 bytes).
@@ -98,6 +99,8 @@ pub(crate) struct StreamState {
     upgrade_done_at: AtomicU64,
     upgrade_until: OnceLock<Instant>,
     websocket: AtomicBool,
+    /// Of the client that it is the WebSocket of.
+    stand_ins: OnceLock<Arc<StandIns>>,
     /// Request heads that were read.
     requests: AtomicU32,
     unsettled: AtomicBool,
@@ -131,6 +134,7 @@ impl StreamState {
             upgrade_done_at: AtomicU64::new(0),
             upgrade_until: OnceLock::new(),
             websocket: AtomicBool::new(false),
+            stand_ins: OnceLock::new(),
             requests: AtomicU32::new(0),
             unsettled: AtomicBool::new(origin.balanced && !undecided),
             undecided: AtomicBool::new(undecided),
@@ -161,6 +165,15 @@ impl StreamState {
     /// The stream carries a WebSocket from here on.
     pub(crate) fn is_websocket(&self) -> bool {
         self.websocket.load(SeqCst)
+    }
+
+    /// What is written is looked through for what stands for something.
+    pub(crate) fn writes_in_place(&self, stand_ins: &Arc<StandIns>) {
+        let _ = self.stand_ins.set(stand_ins.clone());
+    }
+
+    pub(crate) fn stand_ins(&self) -> Option<&StandIns> {
+        self.stand_ins.get().map(AsRef::as_ref)
     }
 
     /// The application accepted a WebSocket on this stream; `on_end` runs when

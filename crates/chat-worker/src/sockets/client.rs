@@ -2,9 +2,37 @@
 //! served by something else) clients are left alone.
 
 use redis_adapter::Adapter;
+use serde::Serialize;
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
 use sticky_worker::{Busy, ClientHandle};
+
+/// What is smaller goes as it is, in bytes: the application's buffers have that size anyway.
+const LARGE: usize = 1_024;
+
+/// The last argument of what is sent to a client, or what stands for it on its way.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Argument<'a, T> {
+    Itself(&'a T),
+    StandIn(String),
+}
+
+/// `value` as the last argument of a short event or acknowledgement; `bytes`: how long it is, about.
+pub(super) fn argument<'a, T: Serialize>(
+    socket: &Socket<Adapter>,
+    value: &'a T,
+    bytes: usize,
+) -> Argument<'a, T> {
+    match handle(socket).filter(|_| bytes >= LARGE) {
+        Some(client) => match serde_json::to_vec(value) {
+            Ok(json) => Argument::StandIn(client.stand_in(json.into())),
+            // Who sends it finds the same.
+            Err(_) => Argument::Itself(value),
+        },
+        None => Argument::Itself(value),
+    }
+}
 
 /// The client, where it is known.
 pub(super) fn handle(socket: &Socket<Adapter>) -> Option<&ClientHandle> {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::client::{cut, cut_if_full, queued};
+use super::client::{argument, cut, cut_if_full, queued};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
 use super::session_sockets::end;
@@ -102,9 +102,10 @@ impl Event {
     /// would wait for ever; its library tells it that the acknowledgement is lost.
     /// `bytes`: how long the answer is, about.
     pub(super) async fn acknowledge(&mut self, answer: &impl Serialize, bytes: usize) {
+        let argument = argument(&self.socket, answer, bytes);
         let deadline = Instant::now() + ACK_PATIENCE;
         while let Err(SendError::Socket(SocketError::InternalChannelFull)) =
-            self.ack_sender().send(answer)
+            self.ack_sender().send(&argument)
         {
             if Instant::now() >= deadline {
                 cut(&self.socket);

@@ -17,7 +17,7 @@ use socketioxide::socket::Socket;
 use tokio::time::Instant;
 
 use super::MAX_READS;
-use super::client::{ask_to_return, queued};
+use super::client::{argument, ask_to_return, queued};
 use super::heard::Carried;
 use super::lane::Lane;
 use super::roster::{BATCHED, Newcomer, who_came_or_went};
@@ -236,7 +236,8 @@ async fn tell(
         },
     )?;
     let bytes = conversations.about_bytes() + roster.users.len() * USER_BYTES;
-    socket.emit("users", &roster.entries(&conversations))?;
+    let users = roster.entries(&conversations);
+    socket.emit("users", &argument(socket, &users, bytes))?;
     queued(socket, bytes);
     Ok(past.next)
 }

@@ -33,6 +33,17 @@ fn application(left: Arc<AtomicUsize>) -> axum::Router {
             let handle = socket.req_parts().extensions.get::<ClientHandle>();
             handle.unwrap().ask_to_return();
         });
+        socket.on(
+            "large",
+            async |socket: SocketRef, size: socketioxide::extract::Data<usize>| {
+                let handle = socket.req_parts().extensions.get::<ClientHandle>();
+                let json = format!("\"{}\"", "x".repeat(size.0));
+                let text = handle.unwrap().stand_in(json.into());
+                socket.emit("echo", "before").unwrap();
+                socket.emit("large", &text).unwrap();
+                socket.emit("echo", "after").unwrap();
+            },
+        );
         socket.on_disconnect(async move || {
             left.fetch_add(1, SeqCst);
         });
@@ -54,6 +65,7 @@ async fn read_frame(stream: &mut TcpStream) -> String {
     assert_eq!(head[0], 0x81);
     let length = match head[1] {
         126 => usize::from(stream.read_u16().await.unwrap()),
+        127 => stream.read_u64().await.unwrap() as usize,
         short => short.into(),
     };
     String::from_utf8(read_exactly(stream, length).await).unwrap()
@@ -233,4 +245,31 @@ async fn a_drain_runs_every_disconnect_handler() {
     tokio::time::timeout(LONG, fixture.worker.exit())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_stands_for_a_large_packet_is_replaced_in_its_order_on_both_transports() {
+    let mut fixture = Fixture::new().await;
+    let (mut client, sid) = fixture.polling_client().await;
+    let mut stream = fixture.websocket_client().await;
+    for size in [1, 200, 70_000] {
+        let large = format!(r#"42["large","{}"]"#, "x".repeat(size));
+        let expected = [r#"42["echo","before"]"#, &large, r#"42["echo","after"]"#];
+        let ask = format!(r#"42["large",{size}]"#);
+
+        send_frame(&mut stream, &ask).await;
+        for packet in expected {
+            assert!(frame(&mut stream, "42").await == packet);
+        }
+
+        client.post(&polling(&sid), ask).await;
+        let mut polled = Vec::new();
+        while polled.len() < 3 {
+            let answer = client.get(&polling(&sid)).await;
+            assert_eq!(answer.status, 200);
+            let packets = answer.body.split('\x1e').map(str::to_owned);
+            polled.extend(packets.filter(|packet| packet.starts_with("42")));
+        }
+        assert!(polled == expected);
+    }
 }
