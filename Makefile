@@ -89,6 +89,29 @@ bench-relay: build ## a request that is relayed from one worker to another, besi
 	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench relay
 
+.PHONY: bench-scale
+bench-scale: tools-redis build ## what must not grow: log-ins with users, a message with workers, a broadcast with recipients
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench growth
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench recipients
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench workers
+
+.PHONY: bench-reconnects
+bench-reconnects: tools-redis build ## clients come and go for an hour: whether memory grows, and what is left when they are gone
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench reconnects
+
+.PHONY: bench-crowd
+bench-crowd: tools-redis build ## 100,000 clients on 8 workers, and messages among them
+	cargo build --release --locked --package chat-cluster-bench
+	BINARY=$(BINARY) scripts/crowd.sh $(CARGO_TARGET_DIR)/release/bench
+
+.PHONY: flamegraphs
+flamegraphs: tools-redis tools-perf build ## draw where the workers' CPU time goes, in docs/flamegraphs
+	cargo build --release --locked --package chat-cluster-bench
+	cargo install --quiet --locked --root $(CARGO_TARGET_DIR)/tools/inferno --version 0.12.8 inferno
+	BINARY=$(BINARY) scripts/flamegraphs.sh $(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/tools/inferno docs/flamegraphs
+
 .PHONY: bench-much-stored
 bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
 	cargo build --release --locked --package chat-worker --example fill_store
@@ -128,6 +151,8 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 .PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
+tools-perf:
+	@scripts/need.sh perf linux-perf
 tools-cc:
 	@scripts/need.sh cc gcc libc6-dev
 # For libFuzzer.

@@ -19,6 +19,7 @@ use crate::profile;
 use crate::progress::Progress;
 use crate::relay::RelayCost;
 use crate::rooms::RoomCost;
+use crate::scale::{Growth, Recipients, Reconnects, Workers};
 use crate::scenario::{CONNECTIONS, CONTENT, Scenario, Spec, WINDOW};
 use crate::server::{Kind, Programs, Server, ServerSpec};
 use crate::side_by_side;
@@ -68,6 +69,14 @@ pub(crate) enum Command {
     Outage(OutageOptions),
     /// One user does not read what is sent to it: what that costs its worker and the others
     StalledReader(StalledReaderOptions),
+    /// Whether a log-in costs more the more users there are
+    Growth(Growth),
+    /// One message to very many sockets: what each of them costs
+    Recipients(Recipients),
+    /// What a private message costs Redis, by the number of workers
+    Workers(Workers),
+    /// Clients come and go for an hour: whether memory grows, and what is left when they are gone
+    Reconnects(Reconnects),
     /// One process of the load; told what to do on standard input
     #[command(hide = true)]
     Generate,
@@ -280,7 +289,9 @@ async fn interruption() -> anyhow::Result<()> {
 }
 
 /// Runs to the end, or to such a signal.
-async fn until_interrupted(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(crate) async fn until_interrupted(
+    run: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     tokio::select! {
         done = run => done,
         signal = interruption() => signal,
@@ -513,6 +524,10 @@ pub(crate) struct ProfileOptions {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=128))]
     workers: u16,
 
+    /// Keep what perf recorded, for a flame graph
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+
     #[command(flatten)]
     load: LoadOptions,
 
@@ -528,6 +543,12 @@ pub(crate) async fn profile(options: ProfileOptions) -> anyhow::Result<()> {
     };
     let programs = options.programs.programs()?;
     let spec = options.load.spec()?;
-    let profile = profile::profile(server, &programs, &spec, &options.part);
+    let profile = profile::profile(
+        server,
+        &programs,
+        &spec,
+        &options.part,
+        options.keep.as_deref(),
+    );
     until_interrupted(profile).await
 }

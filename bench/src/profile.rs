@@ -2,6 +2,7 @@
 //! kernel, by crate outside of it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,12 +22,14 @@ const FREQUENCY: &str = "3989";
 const ROWS: usize = 5;
 const SYMBOLS: usize = 4;
 
-/// Runs the load of `spec` on a new server, and prints where `part` spent its time meanwhile.
+/// Runs the load of `spec` on a new server, and prints where `part` spent its time meanwhile. What perf
+/// recorded is kept in `keep`.
 pub(crate) async fn profile(
     server: ServerSpec,
     programs: &Programs,
     spec: &Spec,
     part: &str,
+    keep: Option<&Path>,
 ) -> anyhow::Result<()> {
     let running = Server::start(server, programs, None).await?;
     let spec = Spec {
@@ -36,7 +39,7 @@ pub(crate) async fn profile(
     let role = running.roles.iter().find(|role| role.name == part);
     let role = role.with_context(|| format!("{server} has no part called {part}"))?;
     let file = tempfile::NamedTempFile::new()?;
-    let path = file.path().to_str().context("not UTF-8")?;
+    let path = keep.unwrap_or(file.path()).to_str().context("not UTF-8")?;
     let progress = Progress::new(1);
     let (outcome, recorded) = tokio::join!(
         drive(&spec, &running.roles, &progress),

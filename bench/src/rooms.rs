@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::client::room;
 use crate::client::target::Target;
 use crate::client::websocket::WebSocket;
 use crate::clock;
@@ -27,8 +28,6 @@ use crate::side_by_side::{Machine, Spread, order};
 
 /// Rooms of one client; each room has one member.
 const ROOMS_EACH: u32 = 250;
-/// Joins that one client has under way; the server allows 64.
-const JOINS: u32 = 50;
 /// Characters of a message.
 const CONTENT: usize = 100;
 /// The same messages before, which are not measured.
@@ -154,7 +153,7 @@ impl RoomCost {
         let target = Target::new(server.address, 0);
         for first in (0..self.rooms).step_by(ROOMS_EACH as usize) {
             let rooms = first..(first + ROOMS_EACH).min(self.rooms);
-            let socket = enter(&target, rooms.clone()).await?;
+            let socket = room::enter(&target, rooms.clone().map(name)).await?;
             members.spawn_local(listen(socket, rooms, heard.clone()));
         }
         publisher.expect_spread(workers).await?;
@@ -337,8 +336,8 @@ impl Publisher {
             let room = name(room);
             pipeline
                 .cmd("PUBLISH")
-                .arg(format!("socket.io#/rooms#{room}#"))
-                .arg(packet(&room, number));
+                .arg(room::channel(&room))
+                .arg(room::packet(&room, &content(number)));
         }
         let reached: Vec<u64> = pipeline.query_async(&mut self.connection).await?;
         self.published += count;
@@ -529,40 +528,6 @@ impl Heard {
     }
 }
 
-/// Connects to `/rooms` and joins these rooms.
-async fn enter(target: &Target, rooms: Range<u32>) -> anyhow::Result<WebSocket> {
-    let mut socket = WebSocket::open(target, None).await?;
-    expect(&mut socket, "0{").await?;
-    socket.send("40/rooms,".into()).await?;
-    expect(&mut socket, "40/rooms,").await?;
-    let mut numbers = rooms.peekable();
-    while numbers.peek().is_some() {
-        let mut joins = 0;
-        for room in numbers.by_ref().take(JOINS as usize) {
-            let code = name(room);
-            let join = format!(r#"42/rooms,{room}["join",{{"roomCode":"{code}"}}]"#);
-            socket.feed(join).await?;
-            joins += 1;
-        }
-        socket.flush().await?;
-        for _ in 0..joins {
-            let ack = expect(&mut socket, "43/rooms,").await?;
-            if !ack.ends_with(r#"[{"ok":true}]"#) {
-                bail!("not joined: {ack}");
-            }
-        }
-    }
-    Ok(socket)
-}
-
-async fn expect(socket: &mut WebSocket, beginning: &str) -> anyhow::Result<String> {
-    let text = socket.next().await?.to_string();
-    if !text.starts_with(beginning) {
-        bail!("{beginning} was expected: {text}");
-    }
-    Ok(text)
-}
-
 async fn listen(mut socket: WebSocket, rooms: Range<u32>, heard: Rc<Heard>) -> anyhow::Result<()> {
     loop {
         let text = socket.next().await?;
@@ -602,40 +567,9 @@ const DIGITS: usize = 8;
 /// Where the content begins in a packet.
 const CONTENT_AT: usize = 39;
 
-/// An event for one room as `@socket.io/redis-emitter` writes it, in MessagePack.
-fn packet(room: &str, number: u32) -> Vec<u8> {
-    let mut out = vec![0x93];
-    text(&mut out, "emitter");
-    out.push(0x83);
-    text(&mut out, "type");
-    out.push(2);
-    text(&mut out, "data");
-    out.push(0x92);
-    text(&mut out, "MSG_TO_CLIENTS");
-    text(
-        &mut out,
-        &format!("{number:0DIGITS$}{:x<1$}", "", CONTENT - DIGITS),
-    );
-    text(&mut out, "nsp");
-    text(&mut out, "/rooms");
-    out.push(0x83);
-    text(&mut out, "rooms");
-    out.push(0x91);
-    text(&mut out, room);
-    text(&mut out, "flags");
-    out.push(0x80);
-    text(&mut out, "except");
-    out.push(0x90);
-    out
-}
-
-/// A text of at most 255 bytes.
-fn text(out: &mut Vec<u8>, text: &str) {
-    match text.len() as u8 {
-        short @ ..32 => out.push(0xa0 | short),
-        long => out.extend([0xd9, long]),
-    }
-    out.extend_from_slice(text.as_bytes());
+/// The content of the message of that number.
+fn content(number: u32) -> String {
+    format!("{number:0DIGITS$}{:x<1$}", "", CONTENT - DIGITS)
 }
 
 /// Which message that packet is.
@@ -646,7 +580,7 @@ fn number_in_packet(packet: &[u8]) -> Option<u32> {
 
 /// Which message that event is, as a client gets it.
 fn number_in_event(text: &str) -> Option<u32> {
-    let content = text.strip_prefix(r#"42/rooms,["MSG_TO_CLIENTS",""#)?;
+    let content = text.strip_prefix(room::EVENT)?;
     content.get(..DIGITS)?.parse().ok()
 }
 
@@ -655,19 +589,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_is_what_the_emitter_writes() {
-        let written = packet("r", 7);
-        let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-        let head = "93a7656d697474657283a47479706502a46461746192ae4d53475f544f5f434c49454e5453d964";
-        assert!(hex.starts_with(head), "{hex}");
-        let tail = "a36e7370a62f726f6f6d7383a5726f6f6d7391a172a5666c61677380a665786365707490";
-        assert!(hex.ends_with(tail), "{hex}");
-        assert_eq!(hex.len() / 2, (head.len() + tail.len()) / 2 + CONTENT);
-    }
-
-    #[test]
     fn a_message_is_known_again() {
-        assert_eq!(number_in_packet(&packet("room", 12_345)), Some(12_345));
+        assert_eq!(
+            number_in_packet(&room::packet("room", &content(12_345))),
+            Some(12_345)
+        );
         assert_eq!(number_in_packet(b"short"), None);
         let event = r#"42/rooms,["MSG_TO_CLIENTS","00012345xx"]"#;
         assert_eq!(number_in_event(event), Some(12_345));

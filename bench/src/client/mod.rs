@@ -5,5 +5,6 @@ pub(crate) mod chat;
 pub(crate) mod http;
 pub(crate) mod packet;
 pub(crate) mod polling;
+pub(crate) mod room;
 pub(crate) mod target;
 pub(crate) mod websocket;

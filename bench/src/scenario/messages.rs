@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Deserialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Spec, Window};
@@ -29,15 +29,15 @@ const LATE_DOUBLES: Duration = Duration::from_millis(200);
 pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally> {
     let target = spec.target();
     let own = spec.own_clients();
-    let mut users = Vec::new();
+    let (mut waiting, mut begin, mut ids) = (JoinSet::new(), Vec::new(), Vec::new());
     for number in own.clone() {
         let auth = Auth::Username(spec.username("user", number));
-        users.push(log_in(&target, &auth, spec.transport, |_| {}).await?);
+        let user = log_in(&target, &auth, spec.transport, |_| {}).await?;
+        ids.push(user.session.user_id.clone());
+        let (all_there, told) = oneshot::channel();
+        begin.push(all_there);
+        waiting.spawn_local(wait(number, user, told));
     }
-    let ids: Vec<String> = users
-        .iter()
-        .map(|user| user.session.user_id.clone())
-        .collect();
     let everyone = link.exchange(&ids).await?.concat();
 
     let run = Rc::new(Run {
@@ -52,7 +52,13 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
     });
     let mut clients = JoinSet::new();
     let mut senders = Vec::new();
-    for (number, user) in own.clone().zip(users) {
+    drop(begin);
+    let mut users = Vec::new();
+    while let Some(user) = waiting.join_next().await {
+        users.push(user??);
+    }
+    users.sort_by_key(|(number, _)| *number);
+    for (number, user) in users {
         let (sender, outgoing) = mpsc::unbounded_channel();
         senders.push(sender);
         let client = Client::new(&run, number, user);
@@ -63,6 +69,9 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
             }
         });
     }
+    // Nobody is written to before all listen.
+    link.exchange(&()).await?;
+    run.measured.set(spec.warming_up());
     run.send(&spec, &senders).await?;
     run.state.borrow_mut().tally.forget_measurements();
     run.measured.set(link.ready(&spec).await?);
@@ -77,6 +86,20 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
     run.state.borrow_mut().judge(&to_us);
     link.finished().await?;
     Ok(std::mem::take(&mut run.state.borrow_mut().tally))
+}
+
+/// A user answers pings until all are there.
+async fn wait(
+    number: u32,
+    mut user: User,
+    mut all_there: oneshot::Receiver<()>,
+) -> anyhow::Result<(u32, User)> {
+    loop {
+        tokio::select! {
+            packet = user.socket.next() => drop(packet?),
+            _ = &mut all_there => return Ok((number, user)),
+        }
+    }
 }
 
 /// By recipient and sender, of what all senders told: what should have come to `own` clients.
