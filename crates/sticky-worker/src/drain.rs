@@ -164,6 +164,7 @@ mod tests {
     use std::pin::Pin;
 
     use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::board::Board;
@@ -182,27 +183,68 @@ mod tests {
         }
     }
 
+    struct Fixture {
+        gate: Arc<Notify>,
+        sessions: Arc<Sessions>,
+        streams: Arc<StreamRegistry>,
+        departure: Departure,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let board = Arc::new(Board::create().unwrap().0);
+            let limits = Limits {
+                unfinished: 99,
+                lifetime: Duration::from_secs(45),
+            };
+            let gate = Arc::new(Notify::new());
+            Fixture {
+                sessions: Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone()))),
+                streams: Arc::new(StreamRegistry::new(board)),
+                departure: Departure::default(),
+                gate,
+            }
+        }
+
+        fn open(&self) -> Arc<Client> {
+            let client = Arc::new(Client::polling(Secret::random()));
+            self.sessions.opened(&client, "x");
+            client
+        }
+
+        fn drain(&self, bounds: Bounds) -> JoinHandle<()> {
+            let drain = Drain {
+                departure: self.departure.clone(),
+                sessions: self.sessions.clone(),
+                streams: self.streams.clone(),
+            };
+            tokio::spawn(async move { drain.run(bounds).await })
+        }
+
+        /// So many clients close.
+        async fn let_go(&self, clients: usize) {
+            for _ in 0..clients {
+                self.gate.notify_one();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn bounds(spread: u64, within: u64) -> Bounds {
+        Bounds {
+            spread: Duration::from_secs(spread),
+            within: Duration::from_secs(within),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_comes_while_sessions_are_waited_for_is_waited_for() {
-        let board = Arc::new(Board::create().unwrap().0);
-        let limits = Limits {
-            unfinished: 9,
-            lifetime: Duration::from_secs(45),
-        };
-        let gate = Arc::new(Notify::new());
-        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
-        sessions.opened(&Arc::new(Client::polling(Secret::random())), "a");
-        let streams = Arc::new(StreamRegistry::new(board));
-        let drain = Drain {
-            departure: Departure::default(),
-            sessions,
-            streams: streams.clone(),
-        };
-        let within = Bounds::at_once(Duration::from_secs(80));
-        let drain = tokio::spawn(async move { drain.run(within).await });
+        let fixture = Fixture::new();
+        fixture.open();
+        let drain = fixture.drain(Bounds::at_once(Duration::from_secs(80)));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let stream = streams.enter(Origin::plain_relay());
-        gate.notify_one();
+        let stream = fixture.streams.enter(Origin::plain_relay());
+        fixture.gate.notify_one();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!drain.is_finished());
         drop(stream);
@@ -214,96 +256,64 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_are_asked_one_after_the_other_and_who_comes_meanwhile_is_asked_last() {
-        let board = Arc::new(Board::create().unwrap().0);
-        let limits = Limits {
-            unfinished: 99,
-            lifetime: Duration::from_secs(45),
-        };
-        let gate = Arc::new(Notify::new());
-        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
-        let open = || {
-            let client = Arc::new(Client::polling(Secret::random()));
-            sessions.opened(&client, "x");
-            client
-        };
-        let clients: Vec<_> = (0..10).map(|_| open()).collect();
+        let fixture = Fixture::new();
+        let departure = &fixture.departure;
+        let clients: Vec<_> = (0..10).map(|_| fixture.open()).collect();
         tokio::time::sleep(SETTLING).await;
         let asked = || clients.iter().filter(|client| client.was_asked()).count();
-        let departure = Departure::default();
-        let drain = Drain {
-            departure: departure.clone(),
-            sessions: sessions.clone(),
-            streams: Arc::new(StreamRegistry::new(board)),
-        };
-        let bounds = Bounds {
-            spread: Duration::from_secs(10),
-            within: Duration::from_secs(16),
-        };
-        let drain = tokio::spawn(async move { drain.run(bounds).await });
+        let drain = fixture.drain(bounds(10, 16));
         tokio::time::sleep(Duration::from_millis(500)).await;
         for count in 1..=10 {
             assert_eq!(asked(), count);
             assert!(departure.is_draining() && departure.closing().now_or_never().is_none());
             if count == 5 {
-                open();
+                fixture.open();
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert!(departure.closing().now_or_never().is_some() && !departure.refuses_handshakes());
-        for _ in 0..11 {
-            gate.notify_one();
-            tokio::task::yield_now().await;
-        }
+        fixture.let_go(11).await;
         drain.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_came_just_now_is_let_settle_before_and_after_everybody_was_asked() {
-        let board = Arc::new(Board::create().unwrap().0);
-        let limits = Limits {
-            unfinished: 99,
-            lifetime: Duration::from_secs(45),
-        };
-        let gate = Arc::new(Notify::new());
-        let sessions = Sessions::new(limits, board.clone(), Box::new(Gated(gate.clone())));
-        let open = || {
-            let client = Arc::new(Client::polling(Secret::random()));
-            sessions.opened(&client, "x");
-            client
-        };
-        let old = open();
+        let fixture = Fixture::new();
+        let old = fixture.open();
         tokio::time::sleep(SETTLING).await;
-        let new = open();
-        let bounds = Bounds {
-            spread: Duration::from_secs(1),
-            within: Duration::from_secs(41),
-        };
-        let drain = Drain {
-            departure: Departure::default(),
-            sessions: sessions.clone(),
-            streams: Arc::new(StreamRegistry::new(board)),
-        };
-        let drain = tokio::spawn(async move { drain.run(bounds).await });
+        let new = fixture.open();
+        let drain = fixture.drain(bounds(1, 41));
         tokio::time::sleep(SETTLING - Duration::from_millis(100)).await;
         assert!(old.was_asked() && !new.was_asked());
-        let late = open();
+        let late = fixture.open();
         tokio::time::sleep(Duration::from_millis(100) + LATE_TICK).await;
         assert!(new.was_asked() && !late.was_asked());
         tokio::time::sleep(SETTLING).await;
         assert!(late.was_asked());
-        for _ in 0..3 {
-            gate.notify_one();
-            tokio::task::yield_now().await;
+        fixture.let_go(3).await;
+        drain.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_has_settled_they_are_spread_over_the_time_that_is_left() {
+        let fixture = Fixture::new();
+        let clients: Vec<_> = (0..10).map(|_| fixture.open()).collect();
+        let asked = || clients.iter().filter(|client| client.was_asked()).count();
+        // They settle after 2 s: one each second from then on.
+        let drain = fixture.drain(bounds(12, 60));
+        tokio::time::sleep(Duration::from_millis(1_900)).await;
+        assert_eq!(asked(), 0);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        for count in 1..=10 {
+            assert_eq!(asked(), count);
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        fixture.let_go(10).await;
         drain.await.unwrap();
     }
 
     #[test]
     fn settling_takes_no_more_than_its_part_and_nothing_when_there_is_no_other_worker() {
-        let bounds = |spread, within| Bounds {
-            spread: Duration::from_secs(spread),
-            within: Duration::from_secs(within),
-        };
         assert_eq!(bounds(10, 16).settling(), Duration::from_millis(1500));
         assert_eq!(bounds(10, 60).settling(), SETTLING);
         assert_eq!(bounds(10, 5).settling(), Duration::ZERO);
@@ -312,22 +322,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_clients_it_takes_a_moment_and_not_all_the_time() {
-        let board = Arc::new(Board::create().unwrap().0);
-        let limits = Limits {
-            unfinished: 9,
-            lifetime: Duration::from_secs(45),
-        };
-        let drain = Drain {
-            departure: Departure::default(),
-            sessions: Sessions::new(limits, board.clone(), Box::new(Gated(Arc::default()))),
-            streams: Arc::new(StreamRegistry::new(board)),
-        };
         let begin = Instant::now();
-        let bounds = Bounds {
-            spread: Duration::from_secs(10),
-            within: Duration::from_secs(16),
-        };
-        drain.run(bounds).await;
+        Fixture::new().drain(bounds(10, 16)).await.unwrap();
         assert!(begin.elapsed() < FIRST_REQUEST_GRACE * 2);
     }
 }
