@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use redis_adapter::Missed;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{MAX_READS, NAMESPACE, Sockets, lobby};
 use crate::chat::lobby::CHANNEL as LOBBY_CHANNEL;
-use crate::store::{Health, Position, Replay, Store, StoreError, StoreFuture, oldest};
+use crate::store::{Health, Position, Replay, StoreError, StoreFuture, oldest};
 
 /// Users that are caught up at the same time. After an outage every worker does it: the store gets
 /// no more from each than that.
@@ -21,10 +22,11 @@ const AT_ONCE: usize = 8;
 /// write's beginning, and a write may take a while.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
-/// Tries for each user; between two, the store has to say that it answers.
+/// Tries for each user; between two, the store has to say that it can be read. A Redis that loads its
+/// data says so for minutes, and no client is better off for having come back meanwhile.
 const TRIES: usize = 5;
 
-/// How long a store that cannot be written is waited for between two tries: reading may go on.
+/// How long a store that can only be read is waited for between two tries.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two tries.
@@ -181,14 +183,35 @@ async fn try_often<'a, T>(
             Err(_) => {}
         }
         tries += 1;
-        until_up(&*sockets.store).await;
+        until_it_can_be_read(sockets.store.health()).await;
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
-async fn until_up(store: &dyn Store) {
-    let mut health = store.health();
+async fn until_it_can_be_read(mut health: watch::Receiver<Health>) {
+    // The waits end with the store only.
+    let answers = health.wait_for(|health| !matches!(health, Health::Down(_)));
+    let _ = answers.await;
     let up = health.wait_for(|health| *health == Health::Up);
-    // The wait ends with the store only.
     let _ = timeout(STORE_PATIENCE, up).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_waited_for_and_one_that_can_be_read_is_not() {
+        let health = watch::Sender::new(Health::Down("it loads".into()));
+        let waits = || until_it_can_be_read(health.subscribe());
+        let hour = Duration::from_secs(3_600);
+        assert!(timeout(hour, waits()).await.is_err());
+        let waiting = tokio::spawn(waits());
+        tokio::task::yield_now().await;
+        health.send_replace(Health::Up);
+        timeout(RETRY_DELAY, waiting).await.unwrap().unwrap();
+        assert!(timeout(RETRY_DELAY, waits()).await.is_ok());
+        health.send_replace(Health::ReadOnly("the disk is full".into()));
+        assert!(timeout(STORE_PATIENCE * 2, waits()).await.is_ok());
+    }
 }

@@ -45,7 +45,9 @@ pub enum StoreError {
 pub enum Health {
     /// It answers.
     Up,
-    /// It does not, and why.
+    /// It can be read, and why not written.
+    ReadOnly(String),
+    /// It does not answer, and why.
     Down(String),
 }
 

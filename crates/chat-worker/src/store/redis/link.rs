@@ -89,7 +89,7 @@ impl Link {
         }
         match &*self.shared.health.borrow() {
             Health::Up => None,
-            Health::Down(why) => Some(why.clone()),
+            Health::ReadOnly(why) | Health::Down(why) => Some(why.clone()),
         }
     }
 
@@ -129,7 +129,9 @@ impl Shared {
         let mut since = self.lock_away_since();
         match health {
             Health::Up => *since = None,
-            Health::Down(_) => *since = since.or_else(|| Some(Instant::now())),
+            Health::ReadOnly(_) | Health::Down(_) => {
+                *since = since.or_else(|| Some(Instant::now()));
+            }
         }
         drop(since);
         self.health.send_if_modified(|old| {
@@ -138,14 +140,14 @@ impl Shared {
             }
             match (&*old, &health) {
                 (_, Health::Up) => tracing::info!(redis = name, "connected to Redis"),
-                (Health::Up, Health::Down(why)) => {
+                (Health::Up, Health::ReadOnly(why) | Health::Down(why)) => {
                     tracing::warn!(
                         redis = name,
                         why,
                         "Redis is away; trying again until it is back"
                     );
                 }
-                (Health::Down(_), Health::Down(_)) => {}
+                (Health::ReadOnly(_) | Health::Down(_), _) => {}
             }
             *old = health;
             true

@@ -37,7 +37,7 @@ impl DatabaseHealth {
     }
 
     pub(super) fn down(&self, why: &str) {
-        self.report(Health::Down(why.to_owned()));
+        self.report(Health::ReadOnly(why.to_owned()));
     }
 
     /// Says each change in the log once.
@@ -52,7 +52,7 @@ impl DatabaseHealth {
                     tracing::info!(%database, "the database can be written again");
                 }
                 Health::Up => tracing::debug!(%database, "the database is open"),
-                Health::Down(why) => {
+                Health::ReadOnly(why) | Health::Down(why) => {
                     self.said.store(true, Ordering::Relaxed);
                     tracing::error!(
                         %database, why,
