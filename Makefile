@@ -110,7 +110,9 @@ bench-crowd: tools-redis build ## 100,000 clients on 8 workers, and messages amo
 flamegraphs: tools-redis tools-perf build ## draw where the workers' CPU time goes, in docs/flamegraphs
 	cargo build --release --locked --package chat-cluster-bench
 	cargo install --quiet --locked --root $(CARGO_TARGET_DIR)/tools/inferno --version 0.12.8 inferno
-	BINARY=$(BINARY) scripts/flamegraphs.sh $(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/tools/inferno docs/flamegraphs
+	# Without frame pointers perf does not know who called.
+	RUSTFLAGS='-C force-frame-pointers=yes' cargo build --release --locked --package chat-cluster --target-dir $(CARGO_TARGET_DIR)/frames
+	BINARY=$(CARGO_TARGET_DIR)/frames/release/chat-cluster scripts/flamegraphs.sh $(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/tools/inferno docs/flamegraphs
 
 .PHONY: bench-much-stored
 bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
