@@ -64,60 +64,54 @@ operations: tools-redis $(call npm_stamp,tests) build ## reloads, scaling, upgra
 # For both: ROUNDS=9, or ONLY=handshakes,messages-6000.
 bench_flags = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
-.PHONY: bench
-bench: tools-redis tools-peers build $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
+.PHONY: build-bench
+build-bench: build
 	cargo build --release --locked --package chat-cluster-bench
+
+.PHONY: bench
+bench: tools-redis tools-peers build-bench $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick) $(if $(QUICK)$(ONLY),,--report docs/benchmarks.md) $(bench_flags)
 
 .PHONY: bench-rooms
-bench-rooms: tools-redis build ## what a message to one of 20,000 rooms costs Redis with 2, 4 and 8 workers
-	cargo build --release --locked --package chat-cluster-bench
+bench-rooms: tools-redis build-bench ## what a message to one of 20,000 rooms costs Redis with 2, 4 and 8 workers
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench rooms
 
 .PHONY: bench-outage
-bench-outage: tools-redis build ## Redis stands still for 30 s: what clients are told, and how soon all is well again
-	cargo build --release --locked --package chat-cluster-bench
+bench-outage: tools-redis build-bench ## Redis stands still for 30 s: what clients are told, and how soon all is well again
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench outage
 
 .PHONY: bench-stalled-reader
-bench-stalled-reader: tools-redis build ## a client that does not read: what it costs its worker and the others
-	cargo build --release --locked --package chat-cluster-bench
+bench-stalled-reader: tools-redis build-bench ## a client that does not read: what it costs its worker and the others
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench stalled-reader
 
 .PHONY: bench-relay
-bench-relay: build ## a request that is relayed from one worker to another, beside one that is not
-	cargo build --release --locked --package chat-cluster-bench
+bench-relay: build-bench ## a request that is relayed from one worker to another, beside one that is not
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench relay
 
 .PHONY: bench-scale
-bench-scale: tools-redis build ## what must not grow: log-ins with users, a message with workers, a broadcast with recipients
-	cargo build --release --locked --package chat-cluster-bench
+bench-scale: tools-redis build-bench ## what must not grow: log-ins with users, a message with workers, a broadcast with recipients
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench growth
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench recipients
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench workers
 
 .PHONY: bench-reconnects
-bench-reconnects: tools-redis build ## clients come and go for an hour: whether memory grows, and what is left when they are gone
-	cargo build --release --locked --package chat-cluster-bench
+bench-reconnects: tools-redis build-bench ## clients come and go for an hour: whether memory grows, and what is left when they are gone
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench reconnects
 
 .PHONY: bench-crowd
-bench-crowd: tools-redis build ## 100,000 clients on 8 workers, and messages among them
-	cargo build --release --locked --package chat-cluster-bench
+bench-crowd: tools-redis build-bench ## 100,000 clients on 8 workers, and messages among them
 	BINARY=$(BINARY) scripts/crowd.sh $(CARGO_TARGET_DIR)/release/bench
 
+# A build of their own: without frame pointers perf does not know who called.
 .PHONY: flamegraphs
-flamegraphs: tools-redis tools-perf build ## draw where the workers' CPU time goes, in docs/flamegraphs
-	cargo build --release --locked --package chat-cluster-bench
+flamegraphs: tools-redis tools-perf build-bench ## draw where the workers' CPU time goes, in docs/flamegraphs
 	cargo install --quiet --locked --root $(CARGO_TARGET_DIR)/tools/inferno --version 0.12.8 inferno
-	# Without frame pointers perf does not know who called.
 	RUSTFLAGS='-C force-frame-pointers=yes' cargo build --release --locked --package chat-cluster --target-dir $(CARGO_TARGET_DIR)/frames
 	BINARY=$(CARGO_TARGET_DIR)/frames/release/chat-cluster scripts/flamegraphs.sh $(CARGO_TARGET_DIR)/release/bench $(CARGO_TARGET_DIR)/tools/inferno docs/flamegraphs
 
 .PHONY: bench-much-stored
-bench-much-stored: build ## start and log-in with 1,000 and with 1,000,000 messages stored
+bench-much-stored: build-bench ## start and log-in with 1,000 and with 1,000,000 messages stored
 	cargo build --release --locked --package chat-worker --example fill_store
-	cargo build --release --locked --package chat-cluster-bench
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench much-stored
 
 .PHONY: fuzz

@@ -289,13 +289,18 @@ async fn interruption() -> anyhow::Result<()> {
 }
 
 /// Runs to the end, or to such a signal.
-pub(crate) async fn until_interrupted(
-    run: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+async fn until_interrupted(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::select! {
         done = run => done,
         signal = interruption() => signal,
     }
+}
+
+/// The same with tasks of its own on this thread.
+pub(crate) async fn with_tasks(
+    run: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    until_interrupted(LocalSet::new().run_until(run)).await
 }
 
 #[derive(Debug, Args)]
@@ -412,7 +417,7 @@ pub(crate) async fn rooms(options: &RoomsOptions) -> anyhow::Result<()> {
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    until_interrupted(LocalSet::new().run_until(run.run())).await
+    with_tasks(run.run()).await
 }
 
 #[derive(Debug, Args)]
@@ -449,7 +454,7 @@ pub(crate) async fn outage(options: &OutageOptions) -> anyhow::Result<()> {
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    until_interrupted(LocalSet::new().run_until(run.run())).await
+    with_tasks(run.run()).await
 }
 
 #[derive(Debug, Args)]
@@ -481,7 +486,7 @@ pub(crate) async fn stalled_reader(options: &StalledReaderOptions) -> anyhow::Re
         time: Duration::from_secs(options.seconds),
         save: options.save.clone(),
     };
-    until_interrupted(LocalSet::new().run_until(run.run())).await
+    with_tasks(run.run()).await
 }
 
 #[derive(Debug, Args)]

@@ -73,22 +73,13 @@ fn run() -> anyhow::Result<()> {
         Command::Outage(options) => runtime()?.block_on(cli::outage(&options)),
         Command::StalledReader(options) => runtime()?.block_on(cli::stalled_reader(&options)),
         Command::MuchStored(options) => runtime()?.block_on(cli::much_stored(options)),
-        Command::Growth(growth) => local(&runtime()?, growth.run()),
-        Command::Recipients(recipients) => local(&runtime()?, recipients.run()),
-        Command::Workers(workers) => local(&runtime()?, workers.run()),
-        Command::Reconnects(reconnects) => local(&runtime()?, reconnects.run()),
+        Command::Growth(growth) => runtime()?.block_on(cli::with_tasks(growth.run())),
+        Command::Recipients(recipients) => runtime()?.block_on(cli::with_tasks(recipients.run())),
+        Command::Workers(workers) => runtime()?.block_on(cli::with_tasks(workers.run())),
+        Command::Reconnects(reconnects) => runtime()?.block_on(cli::with_tasks(reconnects.run())),
         Command::Generate => generator::run(),
         Command::Alone { fault, every } => peers::alone::run(fault.map(|fault| (fault, every))),
         Command::Floor { workers } => peers::floor::run(workers.into()),
         Command::FloorWorker => peers::floor::run_worker(),
     }
-}
-
-/// Runs what has tasks of its own, to its end or to a signal.
-fn local(
-    runtime: &tokio::runtime::Runtime,
-    run: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let run = cli::until_interrupted(run);
-    runtime.block_on(tokio::task::LocalSet::new().run_until(run))
 }

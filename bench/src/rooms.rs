@@ -23,7 +23,7 @@ use crate::kept::keep;
 use crate::pace::Pace;
 use crate::proc::{self, Role};
 use crate::progress::Progress;
-use crate::server::{Kind, LoneRedis, Programs, Server, ServerSpec};
+use crate::server::{Kind, LoneRedis, Programs, Server, ServerSpec, redis_client};
 use crate::side_by_side::{Machine, Spread, order};
 
 /// Rooms of one client; each room has one member.
@@ -234,10 +234,6 @@ impl RoomCost {
     }
 }
 
-fn redis_client(socket: &str) -> redis::RedisResult<redis::Client> {
-    redis::Client::open(format!("redis+unix://{socket}"))
-}
-
 fn title(way: Way, servers: u16) -> String {
     match way {
         Way::Rooms => format!("chat-cluster, {servers} workers"),
@@ -399,9 +395,7 @@ fn text_length(text: &str) -> u64 {
 }
 
 fn net_output(info: &str) -> Option<u64> {
-    let mut lines = info.lines();
-    let number = lines.find_map(|line| line.strip_prefix("total_net_output_bytes:"))?;
-    number.trim().parse().ok()
+    proc::field(info, "total_net_output_bytes:").map(|bytes| bytes as u64)
 }
 
 /// How many channels each client in the list hears.

@@ -57,12 +57,12 @@ impl Growth {
         open_files::raise_limit();
         let progress = Progress::new(u64::from(self.rounds) * self.kinds.len() as u64);
         let mut rounds: Vec<Vec<Vec<Took>>> = vec![Vec::new(); self.kinds.len()];
+        let servers = self.kinds.iter().map(|kind| ServerSpec {
+            kind: *kind,
+            workers: 4,
+        });
         for round in 1..=self.rounds {
-            for (kind, rounds) in self.kinds.iter().zip(&mut rounds) {
-                let spec = ServerSpec {
-                    kind: *kind,
-                    workers: 4,
-                };
+            for (spec, rounds) in servers.clone().zip(&mut rounds) {
                 progress.step(format!("round {round}, {spec}"));
                 rounds.push(self.one(spec).await?);
                 progress.step_done();
@@ -76,11 +76,7 @@ impl Growth {
         println!(
             "| server | the log-in number | CPU, µs | to the first | log-ins/s |\n|---|---|---|---|---|"
         );
-        for (kind, rounds) in self.kinds.iter().zip(&rounds) {
-            let server = ServerSpec {
-                kind: *kind,
-                workers: 4,
-            };
+        for (server, rounds) in servers.zip(&rounds) {
             for (n, number) in self.users.iter().enumerate() {
                 let cell = |of: fn(&Took, &Took) -> f64, decimals| {
                     let values = rounds.iter().map(|round| of(&round[n], &round[0]));

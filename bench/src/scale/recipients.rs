@@ -20,7 +20,7 @@ use crate::open_files;
 use crate::pace::Pace;
 use crate::proc;
 use crate::progress::Progress;
-use crate::server::{Kind, Server, ServerSpec};
+use crate::server::{Kind, Server, ServerSpec, redis_client};
 use crate::side_by_side::Spread;
 
 const ROOM: &str = "everybody";
@@ -108,8 +108,9 @@ impl Recipients {
         };
         let server = Server::start(spec, &self.programs.programs()?, None).await?;
         let redis = server.redis.as_deref().context("no Redis")?;
-        let client = redis::Client::open(format!("redis+unix://{redis}"))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = redis_client(redis)?
+            .get_multiplexed_async_connection()
+            .await?;
         let target = Target::new(server.address, 0);
         let heard = Rc::new(Heard::default());
         let mut members = JoinSet::new();

@@ -13,7 +13,7 @@ use crate::drive::{self, drive};
 use crate::proc;
 use crate::progress::Progress;
 use crate::scenario::{CONNECTIONS, CONTENT, Scenario, Spec, WINDOW};
-use crate::server::{Kind, Server, ServerSpec};
+use crate::server::{Kind, Server, ServerSpec, redis_client};
 use crate::side_by_side::{Spread, order};
 
 /// For how long is measured what goes on without messages.
@@ -149,8 +149,9 @@ impl Workers {
         )
         .await?;
         let socket = server.redis.as_deref().context("no Redis")?;
-        let client = redis::Client::open(format!("redis+unix://{socket}"))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = redis_client(socket)?
+            .get_multiplexed_async_connection()
+            .await?;
         let mut loads = Vec::new();
         // The first only warms up.
         for (run, seconds) in [(0, 1), (1, 2), (2, 2 + self.seconds)] {

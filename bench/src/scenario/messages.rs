@@ -39,6 +39,14 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
         waiting.spawn_local(wait(number, user, told));
     }
     let everyone = link.exchange(&ids).await?.concat();
+    drop(begin);
+    let mut users = Vec::new();
+    while let Some(user) = waiting.join_next().await {
+        users.push(user??);
+    }
+    users.sort_by_key(|(number, _)| *number);
+    // Nobody is written to before all have stopped waiting.
+    link.exchange(&()).await?;
 
     let run = Rc::new(Run {
         number: spec.run,
@@ -52,12 +60,6 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
     });
     let mut clients = JoinSet::new();
     let mut senders = Vec::new();
-    drop(begin);
-    let mut users = Vec::new();
-    while let Some(user) = waiting.join_next().await {
-        users.push(user??);
-    }
-    users.sort_by_key(|(number, _)| *number);
     for (number, user) in users {
         let (sender, outgoing) = mpsc::unbounded_channel();
         senders.push(sender);
@@ -69,9 +71,6 @@ pub(super) async fn run(spec: Rc<Spec>, link: &mut Link) -> anyhow::Result<Tally
             }
         });
     }
-    // Nobody is written to before all listen.
-    link.exchange(&()).await?;
-    run.measured.set(spec.warming_up());
     run.send(&spec, &senders).await?;
     run.state.borrow_mut().tally.forget_measurements();
     run.measured.set(link.ready(&spec).await?);

@@ -190,6 +190,11 @@ impl LoneRedis {
     }
 }
 
+/// A client of the Redis at that socket.
+pub(crate) fn redis_client(socket: &str) -> redis::RedisResult<redis::Client> {
+    redis::Client::open(format!("redis+unix://{socket}"))
+}
+
 fn new_directory() -> std::io::Result<TempDir> {
     tempfile::Builder::new()
         .prefix("chat-cluster-bench.")

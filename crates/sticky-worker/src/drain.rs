@@ -1,7 +1,7 @@
 //! Leaving: every client is asked to come back elsewhere, and the worker waits
 //! until they are gone or its time is over.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,19 +130,16 @@ impl Drain {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // Read first: none of them can become a client's afterwards.
-            let websockets = self.streams.websockets();
-            let mut of_clients = HashSet::new();
             for client in self.sessions.everybody() {
-                of_clients.extend(client.websocket().map(|stream| stream.id));
                 if client.settles_at(settling) <= Instant::now() {
                     self.sessions.move_elsewhere(&client);
                 }
             }
-            let others = websockets
-                .iter()
-                .filter(|stream| !of_clients.contains(&stream.id));
-            others.for_each(|stream| stream.ask_to_return());
+            for stream in self.streams.websockets() {
+                if !stream.is_a_clients() {
+                    stream.ask_to_return();
+                }
+            }
         }
     }
 

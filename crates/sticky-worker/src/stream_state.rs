@@ -172,6 +172,12 @@ impl StreamState {
         let _ = self.stand_ins.set(stand_ins.clone());
     }
 
+    /// Whether it is the WebSocket of a client of this worker, which it is before it
+    /// counts as a WebSocket: others are relayed, or one too many.
+    pub(crate) fn is_a_clients(&self) -> bool {
+        self.stand_ins.get().is_some()
+    }
+
     pub(crate) fn stand_ins(&self) -> Option<&StandIns> {
         self.stand_ins.get().map(AsRef::as_ref)
     }

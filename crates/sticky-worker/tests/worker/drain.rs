@@ -7,13 +7,25 @@ use common::runtime_dir::RuntimeDir;
 use common::worker_id::WorkerId;
 use sticky_worker::Exit;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::client::{
     HttpClient, ask_websocket, ended, polling, read_exactly, read_head, websocket,
 };
 use crate::fake_engine::FakeEngine;
-use crate::stub_master::StubMaster;
+use crate::stub_master::{Running, StubMaster};
 use crate::until;
+
+/// A polling client in the middle of its upgrade: the end of its WebSocket that the worker waits for.
+async fn in_an_upgrade(master: &StubMaster, worker: &mut Running) -> TcpStream {
+    let mut websocket_end = master.connect(&mut worker.member, false).await;
+    let sid = HttpClient::over(master.connect(&mut worker.member, true).await)
+        .await
+        .open()
+        .await;
+    ask_websocket(&mut websocket_end, &websocket(Some(&sid))).await;
+    websocket_end
+}
 
 #[tokio::test]
 async fn every_kind_of_client_is_asked_to_return_and_the_worker_ends_with_the_last() {
@@ -64,12 +76,7 @@ async fn late_handshakes_get_503_and_shall_come_again() {
     let engine = FakeEngine::default();
     let mut worker = master.start(0, engine.clone()).await;
     // Keeps the drain going.
-    let mut held = master.connect(&mut worker.member, false).await;
-    let sid = HttpClient::over(master.connect(&mut worker.member, true).await)
-        .await
-        .open()
-        .await;
-    ask_websocket(&mut held, &websocket(Some(&sid))).await;
+    let held = in_an_upgrade(&master, &mut worker).await;
     worker.shut_down();
     assert_eq!(worker.member.told().await, Packet::Leaving);
     for websocket_too in [false, true] {
@@ -146,13 +153,8 @@ async fn whoever_comes_when_everybody_was_asked_is_sent_elsewhere_too() {
     let master = StubMaster::new().await;
     let engine = FakeEngine::default();
     let mut worker = master.start(0, engine.clone()).await;
-    let sid = HttpClient::over(master.connect(&mut worker.member, true).await)
-        .await
-        .open()
-        .await;
-    // In the middle of its upgrade: the worker waits for it.
-    let mut held = master.connect(&mut worker.member, false).await;
-    ask_websocket(&mut held, &websocket(Some(&sid))).await;
+    // The worker waits for it.
+    let held = in_an_upgrade(&master, &mut worker).await;
     let drain = Packet::Drain {
         spread_ms: 1,
         within_ms: 20_000,
@@ -175,12 +177,7 @@ async fn a_retired_worker_leaves_and_holds_its_id_until_then() {
     let holder = || dir.worker_holder(WorkerId(0)).unwrap();
     let mut stream = master.connect(&mut worker.member, true).await;
     ask_websocket(&mut stream, &websocket(None)).await;
-    let sid = HttpClient::over(master.connect(&mut worker.member, true).await)
-        .await
-        .open()
-        .await;
-    let mut upgrading = master.connect(&mut worker.member, true).await;
-    ask_websocket(&mut upgrading, &websocket(Some(&sid))).await;
+    let upgrading = in_an_upgrade(&master, &mut worker).await;
     worker
         .member
         .channel

@@ -47,14 +47,20 @@ return 1";
 
 #[derive(Default)]
 pub(super) struct Lookout {
-    round: Mutex<Option<Round>>,
+    findings: Mutex<Findings>,
+    is_elected: AtomicBool,
+}
+
+/// What the process that is elected has found so far.
+#[derive(Default)]
+struct Findings {
+    round: Option<Round>,
     /// Of whom the last round found a session that is connected, and nothing else. A worker that lets
     /// go of a user writes the session last, so for a moment each of ours looks like this.
-    newcomers: Mutex<HashSet<String>>,
+    newcomers: HashSet<String>,
     /// Who seemed to have expired in the last round: a login writes the index and the record at the
     /// same time, and for a moment one of them may be missing.
-    suspects: Mutex<HashSet<String>>,
-    is_elected: AtomicBool,
+    suspects: HashSet<String>,
 }
 
 /// One look at everything.
@@ -77,11 +83,16 @@ impl RedisStore {
     pub(super) async fn look_around_once(&self) -> Result<Duration, StoreError> {
         let elected = self.bounded(self.is_elected()).await?;
         self.lookout.is_elected.store(elected, Ordering::Relaxed);
-        let mut current = self.lookout.round.lock().await;
+        let mut findings = self.lookout.findings.lock().await;
         if !elected {
-            *current = None;
+            *findings = Findings::default();
             return Ok(OTHERS_PAUSE);
         }
+        let Findings {
+            round: current,
+            newcomers,
+            suspects,
+        } = &mut *findings;
         // A step that fails is made again.
         let round = match &mut *current {
             Some(round) => round,
@@ -104,7 +115,7 @@ impl RedisStore {
         }
         let maybe_here = std::mem::take(&mut round.maybe_here);
         let found = maybe_here.keys().cloned().collect();
-        let found_before = std::mem::replace(&mut *self.lookout.newcomers.lock().await, found);
+        let found_before = std::mem::replace(newcomers, found);
         for (user, name) in maybe_here {
             if found_before.contains(&user) {
                 self.bounded(self.note_elsewhere(&user, &name, true, true))
@@ -112,8 +123,8 @@ impl RedisStore {
             }
         }
         let expired = std::mem::take(&mut round.expired);
-        let suspects = std::mem::replace(&mut *self.lookout.suspects.lock().await, expired.clone());
-        self.bounded(self.strike_off(expired.intersection(&suspects)))
+        let suspected = std::mem::replace(suspects, expired.clone());
+        self.bounded(self.strike_off(expired.intersection(&suspected)))
             .await?;
         let took = round.began.elapsed();
         *current = None;
