@@ -4,6 +4,7 @@
 mod cli;
 mod control;
 mod master;
+mod memory;
 mod migrate;
 mod node;
 mod operator;

@@ -18,6 +18,7 @@ use sticky_worker::{
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::cli::Options;
+use crate::memory;
 use crate::signals::{Signals, block_on};
 use crate::telemetry::{self, LogFormat, LogLevel};
 
@@ -299,6 +300,7 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
     if let Some(register) = settings.register(Some(id)) {
         tokio::spawn(keep_node(register?, id, worker.handle()));
     }
+    tokio::spawn(memory::give_back_after_clients(worker.handle()));
     let handle = worker.handle();
     chat.leave_when(handle.draining());
     let up = chat.clone();
