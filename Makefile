@@ -36,6 +36,15 @@ run: build ## build and start a cluster with its data in target/run; Ctrl-C ends
 build: tools-cc web ## build the release binary
 	cargo build --release --locked
 
+.PHONY: examples
+examples: ## build the example of an app that is not the chat
+	cargo build --release --locked --package your-own-app
+
+.PHONY: man
+man: build ## write the manual pages to target/man
+	mkdir -p $(CARGO_TARGET_DIR)/man
+	$(BINARY) man $(CARGO_TARGET_DIR)/man
+
 .PHONY: web
 web: web/dist/index.html ## build the page, and install the client bundle, that the binary serves
 
@@ -44,11 +53,11 @@ web/dist/index.html: $(call npm_stamp,web) $(web_sources)
 	npm --prefix web run --silent build
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis js build ## every test: Rust, documentation, the page, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis js build examples ## every test: Rust, documentation, the page, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis js build ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis js build examples ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 .PHONY: chaos

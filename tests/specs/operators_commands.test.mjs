@@ -24,7 +24,7 @@ const RETURNING = ['transport close', 'transport error'];
 test('without a cluster a command says so in one line', async () => {
   const nowhere = join(temporaryDirectory(), 'run');
   for (const directory of [nowhere, temporaryDirectory()]) {
-    for (const command of [['reload'], ['scale', '3'], ['upgrade']]) {
+    for (const command of [['reload'], ['scale', '3'], ['upgrade'], ['status'], ['status', '--watch', '--json']]) {
       const run = new Run([...command, '--runtime-dir', directory]);
       assert.equal((await run.ended).code, 1);
       assert.match(run.stderr, /^chat-cluster: no cluster runs in .*\n$/);

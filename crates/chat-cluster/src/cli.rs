@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chat_worker::data_dir;
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use common::runtime_dir::RuntimeDir;
 use sticky_master::{ListenAddress, TrustedProxy, WORKERS_MAX};
 
@@ -42,6 +43,12 @@ pub(crate) enum Command {
     /// One worker process; started by the master.
     #[command(hide = true)]
     Worker,
+    /// Show how a running cluster stands: each worker with its clients, connections, messages and
+    /// what it takes.
+    ///
+    /// Costs the workers nothing: the master answers from what they show it anyway. Without
+    /// --watch, CPU is the average since the process started.
+    Status(StatusOptions),
     /// Replace the workers of a running cluster one by one by new ones; also SIGHUP.
     ///
     /// A new worker starts from the program on disk and takes new clients; then the one before it
@@ -55,11 +62,35 @@ pub(crate) enum Command {
     /// The new program is asked first whether it understands this command line. It goes on in the
     /// same process, with the same workers; to have new workers, too, reload afterwards.
     Upgrade,
+    /// Print what a shell needs to complete this program's command line.
+    ///
+    /// bash: chat-cluster completions bash > /etc/bash_completion.d/chat-cluster
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages: one of the program, and one of each command.
+    Man {
+        /// A directory that exists
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Copy sessions and messages from a data directory into a Redis.
     ///
     /// The cluster that uses the data directory has to be stopped first. Each session and message
     /// keeps what is left of its time. Can be run again: nothing is added twice.
     Migrate(MigrateOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusOptions {
+    /// Print one line of JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Go on, once a second, with rates; until it is interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, clap::Args)]

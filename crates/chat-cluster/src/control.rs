@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::operator::Operator;
 use crate::signals::block_on;
+use crate::status::Status;
 
 /// A request comes within that time, and is not longer.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -36,20 +37,30 @@ pub(crate) enum Request {
     },
     /// The program on disk instead of this one.
     Upgrade,
+    /// How it stands.
+    Status,
 }
 
-/// What came of it, for a person.
+/// What came of it.
 #[derive(Debug, Deserialize, Serialize)]
-struct Answer {
-    ok: bool,
-    message: String,
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    /// For a person.
+    pub(crate) message: String,
+    /// What was asked for with [`Request::Status`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<Status>,
 }
 
 impl From<Result<String, String>> for Answer {
     fn from(result: Result<String, String>) -> Answer {
         let ok = result.is_ok();
         let (Ok(message) | Err(message)) = result;
-        Answer { ok, message }
+        Answer {
+            ok,
+            message,
+            status: None,
+        }
     }
 }
 
@@ -93,6 +104,14 @@ async fn attend(stream: UnixStream, operator: Operator) -> io::Result<()> {
     let answer = match serde_json::from_str(&line) {
         Ok(Request::Reload) => operator.reload().await,
         Ok(Request::Scale { workers, rebalance }) => operator.scale(workers, rebalance).await,
+        Ok(Request::Status) => {
+            let answer = Answer {
+                ok: true,
+                message: operator.status(),
+                status: Some(operator.whole_status()),
+            };
+            return write(&mut stream, answer).await;
+        }
         // The program that follows answers.
         Ok(Request::Upgrade) => match operator.upgrade(Some(stream)).await {
             Ok(()) | Err((None, _)) => return Ok(()),
@@ -103,14 +122,14 @@ async fn attend(stream: UnixStream, operator: Operator) -> io::Result<()> {
         },
         Err(error) => Err(format!("no such request: {error}")),
     };
-    write(&mut stream, answer).await
+    write(&mut stream, answer.into()).await
 }
 
 /// Answers who has waited since before an upgrade.
 pub(crate) async fn answer(asks: OwnedFd, answer: Result<String, String>) {
     let stream = std::os::unix::net::UnixStream::from(asks);
     let answered = match UnixStream::from_std(stream) {
-        Ok(mut stream) => write(&mut stream, answer).await,
+        Ok(mut stream) => write(&mut stream, answer.into()).await,
         Err(error) => Err(error),
     };
     if let Err(error) = answered {
@@ -119,8 +138,8 @@ pub(crate) async fn answer(asks: OwnedFd, answer: Result<String, String>) {
 }
 
 /// Writes the last line of a connection.
-async fn write(stream: &mut UnixStream, answer: Result<String, String>) -> io::Result<()> {
-    write_line(stream, &Answer::from(answer)).await?;
+async fn write(stream: &mut UnixStream, answer: Answer) -> io::Result<()> {
+    write_line(stream, &answer).await?;
     stream.shutdown().await
 }
 
@@ -130,20 +149,23 @@ async fn write_line(stream: &mut UnixStream, what: &impl Serialize) -> io::Resul
     stream.write_all(&line).await
 }
 
-/// Asks the master of a runtime directory, and prints its answer. The error is one line.
+/// Asks the master of a runtime directory. The error is one line.
+pub(crate) async fn answer_of(runtime_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+    let nobody = || format!("no cluster runs in {}", runtime_dir.display());
+    // Not made, as the directory of a cluster that is started would be.
+    anyhow::ensure!(runtime_dir.is_dir(), nobody());
+    let path = RuntimeDir::open(runtime_dir)?.control_socket();
+    let mut stream = UnixStream::connect(&path).await.with_context(nobody)?;
+    write_line(&mut stream, request).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    anyhow::ensure!(!answer.is_empty(), "the master ended before it answered");
+    serde_json::from_slice(&answer).context("the master's answer cannot be read")
+}
+
+/// The same, and prints the answer.
 pub(crate) fn ask(runtime_dir: &Path, request: &Request) -> anyhow::Result<()> {
-    let answer: Answer = block_on(async {
-        let nobody = || format!("no cluster runs in {}", runtime_dir.display());
-        // Not made, as the directory of a cluster that is started would be.
-        anyhow::ensure!(runtime_dir.is_dir(), nobody());
-        let path = RuntimeDir::open(runtime_dir)?.control_socket();
-        let mut stream = UnixStream::connect(&path).await.with_context(nobody)?;
-        write_line(&mut stream, request).await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        anyhow::ensure!(!answer.is_empty(), "the master ended before it answered");
-        serde_json::from_slice(&answer).context("the master's answer cannot be read")
-    })?;
+    let answer = block_on(answer_of(runtime_dir, request))?;
     anyhow::ensure!(answer.ok, answer.message);
     println!("{}", answer.message);
     Ok(())

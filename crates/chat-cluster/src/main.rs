@@ -3,6 +3,7 @@
 
 mod cli;
 mod control;
+mod documents;
 mod master;
 mod memory;
 mod migrate;
@@ -11,6 +12,7 @@ mod operator;
 mod option_values;
 mod service_manager;
 mod signals;
+mod status;
 mod telemetry;
 mod upgrade;
 mod worker;
@@ -35,6 +37,9 @@ fn main() -> ExitCode {
         Some(Command::Migrate(what)) => migrate::run(&what),
         Some(Command::Reload) => control::ask(&options.runtime_dir(), &Request::Reload),
         Some(Command::Upgrade) => control::ask(&options.runtime_dir(), &Request::Upgrade),
+        Some(Command::Completions { shell }) => documents::completions(shell),
+        Some(Command::Man { directory }) => documents::man(&directory),
+        Some(Command::Status(how)) => status::run(&options.runtime_dir(), &how),
         Some(Command::Scale(to)) => {
             let request = Request::Scale {
                 workers: to.workers.into(),

@@ -7,6 +7,7 @@ use sticky_master::MasterHandle;
 use tokio::net::UnixStream;
 
 use crate::service_manager;
+use crate::status::Status;
 use crate::upgrade::{Program, preflight};
 
 /// Does what is asked, and says what came of it: in the log, to the service manager, and to who
@@ -106,6 +107,11 @@ impl Operator {
 
     fn lock_waiting(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of how it is.
+    pub(crate) fn whole_status(&self) -> Status {
+        Status::now(&self.master)
     }
 
     /// One line on how it is.

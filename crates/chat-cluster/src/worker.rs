@@ -302,6 +302,8 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
     }
     tokio::spawn(memory::give_back_after_clients(worker.handle()));
     let handle = worker.handle();
+    let counts = handle.clone();
+    chat.tell_stored(move || counts.count_message());
     chat.leave_when(handle.draining());
     let up = chat.clone();
     tokio::spawn(async move {

@@ -163,6 +163,12 @@ impl Chat {
         let _ = bus.wait_for(|up| *up).await;
     }
 
+    /// Has `tell` called for each message that a client sends to this process, as soon as it is
+    /// stored: private ones and those in the lobby. Once, before clients come.
+    pub fn tell_stored(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.sockets.tell_stored(Box::new(tell));
+    }
+
     /// From the moment that `draining` is cancelled clients are expected to come back at another
     /// process: their users count as connected for
     /// [`presence_grace`](ChatConfig::presence_grace) after the end of this one.

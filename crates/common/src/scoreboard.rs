@@ -57,6 +57,10 @@ pub struct Counters {
     /// Milliseconds of `CLOCK_MONOTONIC` when the event loop last ran its
     /// timer.
     pub heartbeat_ms: AtomicU64,
+    /// By how many microseconds that timer was late.
+    pub lag_us: AtomicU64,
+    /// What the application counts as messages.
+    pub messages: AtomicU64,
 }
 
 // SAFETY: repr(C), atomic integers only, far below a page.

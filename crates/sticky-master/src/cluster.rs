@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::handoff::Packet;
 use common::handoff_channel::Channel;
+use common::monotonic;
 use common::runtime_dir::RuntimeDir;
 use common::ticket_keys::{TicketKey, TicketKeys};
 use common::worker_id::{Generation, NodeId, WorkerId};
@@ -25,6 +26,7 @@ use crate::pool::{Limits, Pool, Refused};
 use crate::process::Process;
 use crate::request_head::Claim;
 use crate::seat::{Leaver, Seat, until_known, until_true};
+use crate::status::WorkerStatus;
 use crate::tally::Tally;
 use crate::watched::Watched;
 
@@ -442,6 +444,18 @@ impl Cluster {
         let seat = Arc::<Seat>::default();
         self.seats().insert(worker, seat.clone());
         seat
+    }
+
+    /// Every worker process, lowest id first.
+    pub(crate) fn status(&self) -> Vec<WorkerStatus> {
+        let now_ms = monotonic::now_ms();
+        let mut pool = self.pool();
+        let seats = self.seats();
+        let status = |worker: WorkerId| {
+            let (seat, member) = (seats.get(&worker), pool.member(worker));
+            WorkerStatus::new(worker.0, seat.map(AsRef::as_ref), member.as_deref(), now_ms)
+        };
+        WorkerId::all().filter_map(status).collect()
     }
 
     /// The id's process has ended.

@@ -23,6 +23,7 @@ use crate::error::MasterError;
 use crate::handover::Handover;
 use crate::listener::{BindError, Inherited, ListenAddress, Listener};
 use crate::seats::{Ended, Seats};
+use crate::status::WorkerStatus;
 use crate::{accept, process, rebalance, registration, stuck, ticket_rotation};
 
 /// Commands that may wait while one is carried out.
@@ -78,6 +79,12 @@ impl MasterHandle {
     /// How many workers take clients now.
     pub fn ready_workers(&self) -> usize {
         self.cluster.ready_workers()
+    }
+
+    /// Every worker process as it is now, lowest id first; for a moment it may be one
+    /// that has ended. Costs no worker anything.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        self.cluster.status()
     }
 
     /// Resolves at the next change of [`ready_workers`](Self::ready_workers).

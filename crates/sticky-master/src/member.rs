@@ -8,13 +8,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::handoff::{Hello, MAX_SOCKETS, Packet, SocketInfo};
 use common::handoff_channel::Channel;
 use common::scoreboard::Scoreboard;
-use common::worker_id::WorkerId;
+use common::worker_id::{Generation, WorkerId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::address_counts::AddressCounts;
 use crate::balance::Candidate;
 use crate::client_socket::ClientSocket;
 use crate::request_head::Claim;
+use crate::status::{WorkerState, WorkerStatus};
 
 /// Balanced sockets that may be on their way to a worker or wait there for
 /// their first answer: enough to keep it busy, too few for a stampede onto a
@@ -64,6 +65,8 @@ struct InFlight {
 pub(crate) struct Member {
     /// Who.
     pub worker: WorkerId,
+    /// Given at its start.
+    pub generation: Generation,
     /// Its process id, as it said.
     pub pid: u32,
     /// That process, safe against reuse of the pid.
@@ -97,6 +100,7 @@ impl Member {
     ) -> Member {
         Member {
             worker: hello.worker,
+            generation: hello.generation,
             pid: hello.pid,
             process,
             channel,
@@ -163,6 +167,34 @@ impl Member {
             // It has only begun, or never says.
             0 => Duration::ZERO,
             beat => Duration::from_millis(now_ms.saturating_sub(beat)),
+        }
+    }
+
+    /// How it stands, at a time of [`common::monotonic::now_ms`].
+    pub(crate) fn status(&self, now_ms: u64) -> WorkerStatus {
+        let count = |counter: &AtomicU64| counter.load(SeqCst);
+        let state = if self.silence(now_ms) >= SILENT_AFTER {
+            WorkerState::Stuck
+        } else if self.leaving {
+            WorkerState::Draining
+        } else if self.ready {
+            WorkerState::Ready
+        } else {
+            WorkerState::Starting
+        };
+        // Lost last: it is raised before `received` passes it.
+        let received = count(&self.board.received);
+        WorkerStatus {
+            id: self.worker.0,
+            pid: Some(self.pid),
+            generation: Some(self.generation.0),
+            state,
+            clients: count(&self.board.clients),
+            connections: count(&self.board.connections),
+            handoffs: received.saturating_sub(count(&self.board.lost)),
+            relayed: count(&self.board.relayed),
+            messages: count(&self.board.messages),
+            event_loop_lag_us: count(&self.board.lag_us),
         }
     }
 

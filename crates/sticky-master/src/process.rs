@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::sys::readiness;
 use common::worker_env;
-use common::worker_id::WorkerId;
+use common::worker_id::{Generation, WorkerId};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -45,12 +45,16 @@ impl Process {
         let (worker, seat) = cluster
             .reserve()
             .ok_or_else(|| io::Error::other("no worker id is free"))?;
-        let started = spawn(cluster, worker).and_then(|pid| Ok((pid, watched(pid)?)));
+        let generation = cluster.next_generation();
+        let started = spawn(cluster, worker, generation).and_then(|pid| Ok((pid, watched(pid)?)));
         let (pid, pidfd) = started.inspect_err(|_| cluster.release(worker))?;
-        tracing::info!(%worker, pid = pid.as_raw_nonzero(), "worker started");
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        tracing::info!(%worker, pid, "worker started");
+        let _ = seat.generation.set(generation);
+        let _ = seat.pid.set(pid);
         Ok(Process {
             worker,
-            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            pid,
             seat,
             pidfd,
             begin: Some(Instant::now()),
@@ -68,10 +72,12 @@ impl Process {
             return None;
         }
         tracing::info!(%worker, pid, "worker found alive");
+        let seat = cluster.reserve_held(worker);
+        let _ = seat.pid.set(pid);
         Some(Process {
             worker,
             pid,
-            seat: cluster.reserve_held(worker),
+            seat,
             pidfd,
             begin: None,
         })
@@ -155,7 +161,7 @@ pub(crate) async fn reap(child: u32) {
     }
 }
 
-fn spawn(cluster: &Cluster, worker: WorkerId) -> io::Result<Pid> {
+fn spawn(cluster: &Cluster, worker: WorkerId, generation: Generation) -> io::Result<Pid> {
     let mut command = (cluster.config.command)();
     command
         .env(worker_env::RUNTIME_DIR, cluster.runtime_dir.path())
@@ -165,10 +171,7 @@ fn spawn(cluster: &Cluster, worker: WorkerId) -> io::Result<Pid> {
             worker_env::NODE_ID,
             cluster.node_if_known().unwrap_or_default().to_string(),
         )
-        .env(
-            worker_env::GENERATION,
-            cluster.next_generation().to_string(),
-        )
+        .env(worker_env::GENERATION, generation.to_string())
         .stdin(Stdio::null())
         .process_group(0);
     let child = command.spawn()?;

@@ -1,7 +1,9 @@
 //! What is known of one worker process, and how others wait for it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
+use common::worker_id::Generation;
 use tokio::sync::{Notify, watch};
 
 /// Waits for a flag to be set.
@@ -25,6 +27,10 @@ pub(crate) async fn until_known<T: Clone>(place: &watch::Sender<Option<T>>) -> T
 /// registered or not.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
+    /// The process.
+    pub pid: OnceLock<u32>,
+    /// Of a process that this master started.
+    pub generation: OnceLock<Generation>,
     /// It has registered.
     pub registered: watch::Sender<bool>,
     /// It was ready at some time.

@@ -142,6 +142,10 @@ impl Board {
         self.shared.stalled.fetch_add(1, Ordering::SeqCst);
     }
 
+    pub(crate) fn message(&self) {
+        self.shared.messages.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// How many connections there may be.
     pub(crate) fn set_capacity(&self, connections: u64) {
         self.capacity.store(connections, Ordering::SeqCst);
@@ -162,7 +166,9 @@ impl Board {
     pub(crate) async fn keep_beating(&self) {
         let mut beat = tokio::time::interval(BEAT);
         loop {
-            beat.tick().await;
+            let due = beat.tick().await;
+            let lag = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.shared.lag_us.store(lag, Ordering::SeqCst);
             let now_ms = monotonic::now_ms();
             self.shared.heartbeat_ms.store(now_ms, Ordering::SeqCst);
         }

@@ -114,6 +114,11 @@ impl WorkerHandle {
         self.draining.clone()
     }
 
+    /// The application has taken a message of a client: counted in the master's status.
+    pub fn count_message(&self) {
+        self.board.message();
+    }
+
     /// Clients that live here now: polling sessions and WebSockets.
     pub fn clients(&self) -> u64 {
         self.board.clients()

@@ -61,6 +61,7 @@ async fn say(lane: &Lane, event: &Event, payload: Json) -> Result<(String, u64),
         id: id.clone(),
     };
     let stored = event.ask(sockets.store.say(line)).await?;
+    sockets.count(&stored);
     Ok((id, stored.at))
 }
 

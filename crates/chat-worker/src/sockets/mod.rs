@@ -25,7 +25,7 @@ use self::session_sockets::SessionSockets;
 use crate::ChatConfig;
 use crate::chat::message::Message;
 use crate::chat::workspace::WorkspacePolicy;
-use crate::store::{Position, Store};
+use crate::store::{Position, Store, Stored};
 
 mod authenticate;
 mod catch_up;
@@ -84,6 +84,8 @@ pub(crate) struct Sockets {
     pub(crate) max_buffered: u64,
     /// How long a client that was sent to another worker is expected there.
     presence_grace: Duration,
+    /// Told of each message that a client sent and that is stored.
+    on_stored: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Cancelled when this process begins to leave.
     leaving: OnceLock<CancellationToken>,
     workspace_policy: WorkspacePolicy,
@@ -112,6 +114,7 @@ impl Sockets {
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
             presence_grace: config.presence_grace,
+            on_stored: OnceLock::new(),
             leaving: OnceLock::new(),
             workspace_policy: config.workspace_policy,
             next_socket: AtomicU64::new(0),
@@ -128,6 +131,20 @@ impl Sockets {
     /// This process leaves as soon as that is cancelled. The first call counts.
     pub(crate) fn leave_when(&self, leaving: CancellationToken) {
         let _ = self.leaving.set(leaving);
+    }
+
+    /// Has `tell` called for each message of a client that is stored. The first call counts.
+    pub(crate) fn tell_stored(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_stored.set(tell);
+    }
+
+    /// A message was stored, if it was not before.
+    fn count(&self, stored: &Stored) {
+        if stored.fresh
+            && let Some(tell) = self.on_stored.get()
+        {
+            tell();
+        }
     }
 
     /// Resolves when this process leaves.

@@ -47,6 +47,7 @@ async fn send(
     // What is caught up after a gap is for all of the user's sockets; this one knows it.
     lane.heard.note(&lane.session.user, &id);
     sockets.is_active(&lane.session);
+    sockets.count(&stored);
     Ok((id, stored.at))
 }
 
