@@ -36,9 +36,10 @@ run: build ## build and start a cluster with its data in target/run; Ctrl-C ends
 build: tools-cc web ## build the release binary
 	cargo build --release --locked
 
+# Of the parts that the Rust tests are made of, too: a release build of it has other features, and takes a minute.
 .PHONY: examples
 examples: ## build the example of an app that is not the chat
-	cargo build --release --locked --package your-own-app
+	cargo build --locked --workspace --bin your-own-app
 
 .PHONY: man
 man: build ## write the manual pages to target/man

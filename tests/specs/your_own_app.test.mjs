@@ -1,15 +1,15 @@
 // The example of an app that is not ours: a cluster of four workers with nothing of the chat in it.
 import assert from 'node:assert/strict';
-import { dirname, join } from 'node:path';
+import { resolve } from 'node:path';
 import { test } from 'node:test';
 import { io } from 'socket.io-client';
 import { TRANSPORTS } from '../harness/client.mjs';
 import { childrenOf, isAlive } from '../harness/proc.mjs';
-import { BINARY, CHECKOUT, Run } from '../harness/run.mjs';
+import { CHECKOUT, Run } from '../harness/run.mjs';
 import { inParallel, until, within } from '../harness/wait.mjs';
 
-const built = process.env.CHAT_CLUSTER_BINARY ? dirname(BINARY) : join(CHECKOUT, 'target/release');
-const APP = process.env.YOUR_OWN_APP_BINARY ?? join(built, 'your-own-app');
+/** `make examples` puts it there. */
+const APP = resolve(process.env.CARGO_TARGET_DIR ?? `${CHECKOUT}/target`, 'debug/your-own-app');
 
 test('clients of every transport are served by all of its workers, and it ends with Ctrl-C', async (t) => {
   const app = new Run(['127.0.0.1:0'], { binary: APP });
