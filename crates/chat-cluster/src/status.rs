@@ -11,7 +11,7 @@ use humantime::format_duration;
 use procfs::Current as _;
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
-use sticky_master::{MasterHandle, WorkerState, WorkerStatus};
+use sticky_master::{MasterHandle, WorkerStatus};
 
 use crate::cli::StatusOptions;
 use crate::control::{self, Request};
@@ -62,9 +62,11 @@ impl Status {
     /// As it is now, in the master's process.
     pub(crate) fn now(master: &MasterHandle) -> Status {
         let pid = std::process::id();
-        let (uptime_s, process) = look(Some(pid));
+        // Of the machine, in seconds; without /proc nothing of a process is known.
+        let machine_up = procfs::Uptime::current().map_or(0.0, |up| up.uptime);
+        let (uptime_s, process) = look(Some(pid), machine_up);
         let workers = master.status().into_iter().map(|status| {
-            let (uptime_s, process) = look(status.pid);
+            let (uptime_s, process) = look(status.pid, machine_up);
             Worker {
                 status,
                 uptime_s,
@@ -135,7 +137,7 @@ impl Status {
     }
 }
 
-/// The column of [`WorkerState`].
+/// The column of the state.
 const STATE: usize = 3;
 
 impl Worker {
@@ -153,14 +155,7 @@ impl Worker {
             status.id.to_string(),
             known(status.pid.map(u64::from)),
             known(status.generation),
-            match status.state {
-                WorkerState::Starting => "starting",
-                WorkerState::Ready => "ready",
-                WorkerState::Stuck => "stuck",
-                WorkerState::Draining => "draining",
-                WorkerState::Ending => "ending",
-            }
-            .to_owned(),
+            status.state.to_string(),
             up(self.uptime_s),
             status.clients.to_string(),
             status.connections.to_string(),
@@ -179,15 +174,14 @@ impl Worker {
 }
 
 /// Seconds since its start, and what it takes.
-fn look(pid: Option<u32>) -> (u64, Usage) {
+fn look(pid: Option<u32>, machine_up: f64) -> (u64, Usage) {
     let looked = || -> procfs::ProcResult<(u64, Usage)> {
         let Some(pid) = pid else {
             return Ok((0, Usage::default()));
         };
         let stat = Process::new(pid as i32)?.stat()?;
         let ticks = procfs::ticks_per_second() as f64;
-        let started = stat.starttime as f64 / ticks;
-        let up = procfs::Uptime::current()?.uptime - started;
+        let up = machine_up - stat.starttime as f64 / ticks;
         let usage = Usage {
             cpu_s: (stat.utime + stat.stime) as f64 / ticks,
             memory_bytes: stat.rss * procfs::page_size(),
@@ -241,6 +235,8 @@ async fn watch(runtime_dir: &Path, json: bool) -> anyhow::Result<()> {
     };
     let mut before: Option<(Status, tokio::time::Instant)> = None;
     let mut looks = tokio::time::interval(PERIOD);
+    // After the machine has slept, too, rates are of a whole period.
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         let now = tokio::time::Instant::now();

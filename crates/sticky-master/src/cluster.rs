@@ -451,9 +451,9 @@ impl Cluster {
         let now_ms = monotonic::now_ms();
         let mut pool = self.pool();
         let seats = self.seats();
-        let status = |worker: WorkerId| {
-            let (seat, member) = (seats.get(&worker), pool.member(worker));
-            WorkerStatus::new(worker.0, seat.map(AsRef::as_ref), member.as_deref(), now_ms)
+        let status = |worker: WorkerId| match pool.member(worker) {
+            Some(member) => Some(member.status(now_ms)),
+            None => Some(WorkerStatus::without_channel(worker.0, seats.get(&worker)?)),
         };
         WorkerId::all().filter_map(status).collect()
     }

@@ -1,9 +1,10 @@
 //! The workers at a moment, for people and monitoring: what the master knows of them and
 //! what their scoreboards say. No worker is asked, so one that hangs is shown as well.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::member::Member;
 use crate::seat::Seat;
 
 /// How a worker process stands.
@@ -20,6 +21,13 @@ pub enum WorkerState {
     Draining,
     /// It has ended, or is about to, and has no channel to the master any more.
     Ending,
+}
+
+/// The name that it is serialised by.
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// One worker process. The counts begin with the process; they go on when the master is
@@ -51,8 +59,8 @@ pub struct WorkerStatus {
 }
 
 impl WorkerStatus {
-    /// A process of which nothing is known but its place.
-    fn bare(id: u8, seat: &Seat) -> WorkerStatus {
+    /// A process that has no channel: it has not registered, or it ends.
+    pub(crate) fn without_channel(id: u8, seat: &Seat) -> WorkerStatus {
         let ended = *seat.registered.borrow();
         WorkerStatus {
             id,
@@ -69,20 +77,6 @@ impl WorkerStatus {
             relayed: 0,
             messages: 0,
             event_loop_lag_us: 0,
-        }
-    }
-
-    /// `seat` or `member` may be missing: of a process that has not registered, and of
-    /// one that registers before it is looked after.
-    pub(crate) fn new(
-        id: u8,
-        seat: Option<&Seat>,
-        member: Option<&Member>,
-        now_ms: u64,
-    ) -> Option<WorkerStatus> {
-        match (member, seat) {
-            (Some(member), _) => Some(member.status(now_ms)),
-            (None, seat) => seat.map(|seat| WorkerStatus::bare(id, seat)),
         }
     }
 }
