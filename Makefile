@@ -54,11 +54,11 @@ web/dist/index.html: $(call npm_stamp,web) $(web_sources)
 	npm --prefix web run --silent build
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis js build examples ## every test: Rust, documentation, the page, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis tools-promtool js build examples ## every test: Rust, documentation, the page, and end to end on the release binary
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
-test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis js build examples ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
+test-e2e: tools-redis tools-disk tools-network tools-browser tools-schemathesis tools-promtool js build examples ## only the end-to-end tests; SPECS=specs/balancing.test.mjs picks one
 	@BINARY=$(BINARY) scripts/e2e.sh $(SPECS)
 
 .PHONY: chaos
@@ -154,7 +154,7 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-promtool tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-perf:
@@ -186,6 +186,10 @@ tools-browser:
 export SCHEMATHESIS := $(CARGO_TARGET_DIR)/tools/schemathesis/bin/schemathesis
 tools-schemathesis:
 	@scripts/schemathesis.sh $(CARGO_TARGET_DIR)/tools/schemathesis
+# For the check of metrics and alert rules.
+export PROMTOOL := $(CARGO_TARGET_DIR)/tools/promtool/promtool
+tools-promtool:
+	@scripts/promtool.sh $(dir $(PROMTOOL))
 tools-lint:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

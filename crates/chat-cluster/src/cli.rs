@@ -220,6 +220,16 @@ pub(crate) struct Options {
     )]
     runtime_dir: Option<PathBuf>,
 
+    /// Where monitoring asks: ADDR:PORT or unix:PATH. /metrics for Prometheus, /status, /readyz,
+    /// /healthz. Whoever reaches it may ask [default: nowhere]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "CHAT_CLUSTER_ADMIN",
+        hide_env_values = true
+    )]
+    pub(crate) admin: Option<ListenAddress>,
+
     /// An origin, scheme://host:port, whose pages may connect, or *;
     /// may be given several times [default: the server's own]
     #[arg(

@@ -1,6 +1,7 @@
 //! `chat-cluster`: the one program. Parses, wires, runs, exits.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod cli;
 mod control;
 mod documents;

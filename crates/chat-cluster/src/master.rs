@@ -17,6 +17,7 @@ use sticky_master::{Balance, ListenAddress, Master, MasterConfig, Outcome, Trust
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::Admin;
 use crate::cli::Options;
 use crate::node::{self, Memory};
 use crate::operator::Operator;
@@ -25,7 +26,7 @@ use crate::service_manager::{NOTIFY_VARIABLES, SOCKET_VARIABLES};
 use crate::signals::{Asked, Signals, block_on};
 use crate::upgrade::{Identity, Program, VERSION};
 use crate::worker::{self, WorkerSettings};
-use crate::{control, service_manager, telemetry};
+use crate::{admin, control, service_manager, telemetry};
 
 /// The service manager is told after that long that the cluster is up, also when
 /// workers still wait for their store: it would kill what is only patient.
@@ -40,6 +41,7 @@ pub(crate) struct Settings {
     runtime_dir: PathBuf,
     node_name: String,
     advertise: Option<SocketAddr>,
+    admin: Option<ListenAddress>,
     worker: WorkerSettings,
 }
 
@@ -81,6 +83,7 @@ impl Settings {
             balance,
             runtime_dir: options.runtime_dir(),
             advertise,
+            admin: options.admin.clone(),
             worker,
         })
     }
@@ -168,6 +171,7 @@ pub(crate) fn run(
     let _inside = span.enter();
     let serving = Serving {
         config,
+        admin: settings.admin,
         store: chat.backend,
         program,
     };
@@ -212,6 +216,7 @@ impl Settings {
 /// What a master runs with.
 struct Serving {
     config: MasterConfig,
+    admin: Option<ListenAddress>,
     store: Backend,
     program: Arc<Program>,
 }
@@ -251,6 +256,15 @@ impl Serving {
         let operator = watch::Sender::new(self.operator(&master));
         let (stop, mut stopped) = watch::channel(false);
         tokio::spawn(hear(signals, operator.subscribe(), stop));
+        if let Some(address) = &self.admin {
+            let listener = admin::listen(address)?;
+            tracing::info!(address = %listener.address(), "monitoring can ask");
+            let admin = Admin {
+                operator: operator.subscribe(),
+                stopping: stopped.clone(),
+            };
+            tokio::spawn(admin.serve(listener));
+        }
         loop {
             operator.send_replace(self.operator(&master));
             let operator = operator.borrow().clone();

@@ -29,6 +29,16 @@ impl Operator {
         }
     }
 
+    /// Of the cluster.
+    pub(crate) fn master(&self) -> &MasterHandle {
+        &self.master
+    }
+
+    /// Whether any worker takes clients.
+    pub(crate) fn serves(&self) -> bool {
+        self.master.ready_workers() > 0
+    }
+
     /// See [`MasterHandle::all_ready`].
     pub(crate) async fn all_ready(&self) {
         self.master.all_ready().await;

@@ -7,9 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use common::monotonic;
 use humantime::format_duration;
-use procfs::Current as _;
-use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use sticky_master::{MasterHandle, WorkerStatus};
 
@@ -51,35 +50,70 @@ struct Worker {
 
 /// What a process has taken, and takes; 0 of one that has ended.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Usage {
+pub(crate) struct Usage {
     /// Seconds of CPU time since its start.
-    cpu_s: f64,
+    pub(crate) cpu_s: f64,
     /// Bytes of memory that are resident, shared ones with them.
-    memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
+}
+
+/// What `/proc` says of a process; zeroes of one that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Process {
+    /// When it began, in seconds since 1970.
+    pub(crate) began_s: f64,
+    /// Seconds since then.
+    uptime_s: u64,
+    pub(crate) usage: Usage,
+}
+
+impl Process {
+    /// This one.
+    pub(crate) fn own() -> Process {
+        Process::of(Some(std::process::id()))
+    }
+
+    pub(crate) fn of(pid: Option<u32>) -> Process {
+        let looked = || -> procfs::ProcResult<Process> {
+            let Some(pid) = pid else {
+                return Ok(Process::default());
+            };
+            let stat = procfs::process::Process::new(pid as i32)?.stat()?;
+            let ticks = procfs::ticks_per_second() as f64;
+            // In seconds since the machine's start.
+            let began = stat.starttime as f64 / ticks;
+            Ok(Process {
+                began_s: procfs::boot_time_secs()? as f64 + began,
+                uptime_s: (monotonic::since_boot_s() - began) as u64,
+                usage: Usage {
+                    cpu_s: (stat.utime + stat.stime) as f64 / ticks,
+                    memory_bytes: stat.rss * procfs::page_size(),
+                },
+            })
+        };
+        looked().unwrap_or_default()
+    }
 }
 
 impl Status {
     /// As it is now, in the master's process.
     pub(crate) fn now(master: &MasterHandle) -> Status {
-        let pid = std::process::id();
-        // Of the machine, in seconds; without /proc nothing of a process is known.
-        let machine_up = procfs::Uptime::current().map_or(0.0, |up| up.uptime);
-        let (uptime_s, process) = look(Some(pid), machine_up);
+        let own = Process::own();
         let workers = master.status().into_iter().map(|status| {
-            let (uptime_s, process) = look(status.pid, machine_up);
+            let process = Process::of(status.pid);
             Worker {
                 status,
-                uptime_s,
-                process,
+                uptime_s: process.uptime_s,
+                process: process.usage,
             }
         });
         Status {
             version: VERSION.to_owned(),
-            pid,
-            uptime_s,
+            pid: std::process::id(),
+            uptime_s: own.uptime_s,
             wanted: master.workers(),
             ready: master.ready_workers(),
-            process,
+            process: own.usage,
             workers: workers.collect(),
         }
     }
@@ -171,24 +205,6 @@ impl Worker {
             mebibytes(self.process.memory_bytes),
         ]
     }
-}
-
-/// Seconds since its start, and what it takes.
-fn look(pid: Option<u32>, machine_up: f64) -> (u64, Usage) {
-    let looked = || -> procfs::ProcResult<(u64, Usage)> {
-        let Some(pid) = pid else {
-            return Ok((0, Usage::default()));
-        };
-        let stat = Process::new(pid as i32)?.stat()?;
-        let ticks = procfs::ticks_per_second() as f64;
-        let up = machine_up - stat.starttime as f64 / ticks;
-        let usage = Usage {
-            cpu_s: (stat.utime + stat.stime) as f64 / ticks,
-            memory_bytes: stat.rss * procfs::page_size(),
-        };
-        Ok((up as u64, usage))
-    };
-    looked().unwrap_or_default()
 }
 
 /// In per cent of a core: since before, or on average since its start.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use chat_worker::chat::workspace::WorkspacePolicy;
 use chat_worker::nodes::{self, NodeName, NodeRegister};
 use chat_worker::store::sqlite::Durability;
-use chat_worker::{Backend, Chat, ChatConfig, Embedded, parse_redis_url};
+use chat_worker::{Backend, Chat, ChatConfig, Embedded, Happening, parse_redis_url};
 use serde::{Deserialize, Serialize};
 use sticky_worker::{
     ClusterSecret, NodeAddresses, NodeId, TlsFiles, TrustedProxies, TrustedProxy, Worker,
@@ -303,7 +303,10 @@ async fn serve(config: WorkerConfig, settings: WorkerSettings) -> anyhow::Result
     tokio::spawn(memory::give_back_after_clients(worker.handle()));
     let handle = worker.handle();
     let counts = handle.clone();
-    chat.tell_stored(move || counts.count_message());
+    chat.observe(move |what| match what {
+        Happening::Stored { took } => counts.count_message(took),
+        Happening::Delivered { after } => counts.count_delivery(after),
+    });
     chat.leave_when(handle.draining());
     let up = chat.clone();
     tokio::spawn(async move {

@@ -84,6 +84,23 @@ pub struct ChatCounters {
     pub gaps: u64,
 }
 
+/// Something that is worth being counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// A message that a client sent to this process is stored: a private one, or one in the lobby.
+    /// One that is sent again is not told of again.
+    Stored {
+        /// From its turn among the client's events to the store's answer.
+        took: Duration,
+    },
+    /// A private message is on its way to a client of this process: one of the recipient's, or
+    /// another one of the sender's.
+    Delivered {
+        /// From its time `at`, by the clocks of the machines that took it and this one.
+        after: Duration,
+    },
+}
+
 /// A running chat. Its background tasks end when it is dropped.
 pub struct Chat {
     sockets: Arc<Sockets>,
@@ -163,10 +180,10 @@ impl Chat {
         let _ = bus.wait_for(|up| *up).await;
     }
 
-    /// Has `tell` called for each message that a client sends to this process, as soon as it is
-    /// stored: private ones and those in the lobby. Once, before clients come.
-    pub fn tell_stored(&self, tell: impl Fn() + Send + Sync + 'static) {
-        self.sockets.tell_stored(Box::new(tell));
+    /// Has `observer` called for each [`Happening`]. Once, before clients come; it is called often,
+    /// and by who serves clients.
+    pub fn observe(&self, observer: impl Fn(Happening) + Send + Sync + 'static) {
+        self.sockets.observe(Box::new(observer));
     }
 
     /// From the moment that `draining` is cancelled clients are expected to come back at another

@@ -12,7 +12,7 @@ use crate::worker_id::{Generation, NodeId, WorkerId};
 
 /// The version of this protocol, said in [`Packet::Hello`]. A master refuses a
 /// worker that speaks another.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Most sockets in one [`Packet::Handoff`]; the kernel's own bound is 253
 /// descriptors a message.
@@ -26,7 +26,7 @@ pub const MAX_PACKET: usize = HANDOFF_HEAD + MAX_SOCKETS * SOCKET_LENGTH;
 
 const HANDOFF_HEAD: usize = 1 + 8 + 1;
 const ADDRESS_LENGTH: usize = 1 + 16;
-const SOCKET_LENGTH: usize = 1 + 1 + (ADDRESS_LENGTH + 2) + ADDRESS_LENGTH;
+const SOCKET_LENGTH: usize = 1 + 1 + (ADDRESS_LENGTH + 2) + ADDRESS_LENGTH + 8;
 const _: () = assert!(2 + MAX_ADDRESSES * ADDRESS_LENGTH <= MAX_PACKET);
 
 const HELLO: u8 = 1;
@@ -81,6 +81,8 @@ pub struct SocketInfo {
     /// Chosen by the balancing method, so it may open a new session: the worker
     /// says when it is settled. Sockets that a session id routed are not.
     pub balanced: bool,
+    /// When the master knew whose it is, in microseconds of [`crate::monotonic::now_us`].
+    pub known_us: u64,
 }
 
 /// What a connection begins with.
@@ -275,6 +277,7 @@ fn encode_socket(socket: &SocketInfo, out: &mut Vec<u8>) {
     encode_address(socket.peer.map(|peer| peer.ip()), out);
     out.extend(socket.peer.map_or(0, |peer| peer.port()).to_be_bytes());
     encode_address(socket.counted, out);
+    out.extend(socket.known_us.to_be_bytes());
 }
 
 /// The family, 0 for none, and sixteen bytes.
@@ -375,6 +378,7 @@ impl Fields<'_> {
             counted: self.address()?,
             speaks,
             balanced,
+            known_us: self.u64()?,
         })
     }
 
@@ -432,12 +436,14 @@ mod tests {
             counted: None,
             speaks,
             balanced,
+            known_us: 1 << 41,
         };
         let unix = SocketInfo {
             peer: None,
             counted: Some([192, 0, 2, 1].into()),
             speaks: Speaks::Http,
             balanced: true,
+            known_us: 0,
         };
         let key = |number| TicketKey {
             name: [number; 16],

@@ -205,6 +205,7 @@ mod tests {
             speaks: crate::handoff::Speaks::Http,
             peer: None,
             balanced: true,
+            known_us: 1,
         };
         let handoff = Packet::Handoff {
             first: 0,
@@ -272,6 +273,7 @@ mod tests {
             speaks: crate::handoff::Speaks::Http,
             peer: Some("[::1]:80".parse().unwrap()),
             balanced: false,
+            known_us: 2,
         };
         let packet = Packet::Handoff {
             first: 3,

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::histogram::Histogram;
 use crate::sys::shared_page::{Shareable, SharedPage};
 
 /// Says that the page is a scoreboard of this layout.
-const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard3");
+const LAYOUT: u64 = u64::from_be_bytes(*b"ccboard4");
 
 /// The counters, each written by the worker only. All start at 0.
 #[repr(C)]
@@ -61,6 +62,16 @@ pub struct Counters {
     pub lag_us: AtomicU64,
     /// What the application counts as messages.
     pub messages: AtomicU64,
+    /// From the moment that the master knew whose a socket is to the worker's having it.
+    pub handoff_time: Histogram,
+    /// From a request that opens a session to its answer.
+    pub handshake_time: Histogram,
+    /// What the application took for each message that it counts.
+    pub store_time: Histogram,
+    /// How long after that each recipient's socket was told, as the application measures it.
+    pub delivery_time: Histogram,
+    /// By how much the timer of `heartbeat_ms` was late, each time.
+    pub lag: Histogram,
 }
 
 // SAFETY: repr(C), atomic integers only, far below a page.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use common::handoff::Speaks;
+use common::monotonic;
 use common::relay_hello::{self, RelayHello};
 use common::sys::readiness;
 use rustix::io::Errno;
@@ -42,6 +43,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct ClientSocket {
     fd: OwnedFd,
     arrival: Arrival,
+    /// When it was known whose it is, by [`monotonic::now_us`]; 0: not yet.
+    known_us: u64,
     permit: OwnedSemaphorePermit,
 }
 
@@ -89,8 +92,21 @@ impl ClientSocket {
         ClientSocket {
             fd,
             arrival,
+            known_us: 0,
             permit,
         }
+    }
+
+    /// It is known whose it is. The first time counts, if it is passed on again.
+    pub(crate) fn set_known(&mut self) {
+        if self.known_us == 0 {
+            self.known_us = monotonic::now_us();
+        }
+    }
+
+    /// When that was, by [`monotonic::now_us`].
+    pub(crate) fn known_us(&self) -> u64 {
+        self.known_us
     }
 
     /// The connection and what is known of it.

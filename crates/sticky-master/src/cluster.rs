@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::command::CommandError;
 use crate::config::MasterConfig;
 use crate::entrance::Reading;
 use crate::member::Member;
+use crate::metrics::{Metrics, WorkerMetrics};
 use crate::pool::{Limits, Pool, Refused};
 use crate::process::Process;
 use crate::request_head::Claim;
@@ -73,6 +74,10 @@ pub(crate) struct Cluster {
     seats: Mutex<BTreeMap<WorkerId, Arc<Seat>>>,
     /// How many workers there are to be.
     pub wanted: AtomicUsize,
+    /// Worker processes that were started.
+    pub started: AtomicU64,
+    /// Those that ended otherwise than they should.
+    pub died: AtomicU64,
     /// How many clients a second are asked to go from crowded workers; 0: none.
     pub rebalance: AtomicU32,
     /// A permit stands for a descriptor of a client's connection.
@@ -118,6 +123,8 @@ impl Cluster {
             pool: Mutex::new(pool),
             seats: Mutex::default(),
             wanted: AtomicUsize::new(config.workers),
+            started: AtomicU64::new(0),
+            died: AtomicU64::new(0),
             rebalance: AtomicU32::new(config.rebalance.unwrap_or(0)),
             permits: Arc::new(Semaphore::new(descriptors)),
             provided: AtomicUsize::new(config.workers),
@@ -210,7 +217,8 @@ impl Cluster {
     }
 
     /// Routes a connection whose first request has arrived.
-    pub(crate) fn place(&self, socket: ClientSocket, claim: Claim) {
+    pub(crate) fn place(&self, mut socket: ClientSocket, claim: Claim) {
+        socket.set_known();
         let refused = self.pool().place(socket, claim, Instant::now());
         self.staged.notify_one();
         self.refuse(refused);
@@ -456,6 +464,26 @@ impl Cluster {
             None => Some(WorkerStatus::without_channel(worker.0, seats.get(&worker)?)),
         };
         WorkerId::all().filter_map(status).collect()
+    }
+
+    /// The workers and all that was counted.
+    pub(crate) fn metrics(&self) -> Metrics {
+        let workers = self.status();
+        let pool = self.pool();
+        // After the states: one that has left in between has zeroes.
+        let counts = |status: WorkerStatus| WorkerMetrics {
+            counts: pool.counts(WorkerId(status.id)),
+            status,
+        };
+        Metrics {
+            workers: workers.into_iter().map(counts).collect(),
+            totals: pool.totals(),
+            waiting: self.watched.count() + pool.waiting(),
+            refused: self.tally.by_reason(),
+            made_room: self.tally.made_room(),
+            started: self.started.load(SeqCst),
+            died: self.died.load(SeqCst),
+        }
     }
 
     /// The id's process has ended.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::handoff::Speaks;
 use common::sys::defer_accept::defer_accept;
 use common::sys::readiness;
+use rustix::fs::Mode;
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
@@ -81,7 +82,7 @@ pub struct BindError {
 
 /// A bound listener.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     socket: AsyncFd<OwnedFd>,
     address: ListenAddress,
     entrance: Entrance,
@@ -119,16 +120,47 @@ impl Drop for SocketFile {
     }
 }
 
+/// What a Unix socket's file may be used for, by default: as the process's umask says.
+const MODE_ANYBODY: u32 = 0o777;
+/// By the user of this process only.
+const MODE_OWN: u32 = 0o600;
+
 impl Listener {
+    /// Listens for something other than the clients of a [`Master`](crate::Master). At a Unix socket
+    /// only the user who runs this process can connect; its file is removed with this value, and one
+    /// that a dead process left behind is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`], with the address.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn private(address: &ListenAddress) -> Result<Listener, BindError> {
+        let entrance = Entrance {
+            clients: None,
+            proxy_protocol: false,
+            relay: false,
+        };
+        Listener::bind_with(address, entrance, MODE_OWN)
+    }
+
     /// Binds and listens. A Unix socket that a dead process left behind is
     /// replaced; a living one is an error.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn bind(address: &ListenAddress, entrance: Entrance) -> Result<Listener, BindError> {
+        Listener::bind_with(address, entrance, MODE_ANYBODY)
+    }
+
+    fn bind_with(
+        address: &ListenAddress,
+        entrance: Entrance,
+        mode: u32,
+    ) -> Result<Listener, BindError> {
         let bound = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address),
-            ListenAddress::Unix(path) => bind_unix(path),
+            ListenAddress::Unix(path) => bind_unix(path, mode),
         };
         let watched = bound.and_then(|(socket, address)| {
             socket.set_nonblocking(true)?;
@@ -202,7 +234,7 @@ impl Listener {
     }
 
     /// The address with the port that it has in fact.
-    pub(crate) fn address(&self) -> &ListenAddress {
+    pub fn address(&self) -> &ListenAddress {
         &self.address
     }
 
@@ -232,10 +264,12 @@ impl Listener {
         same
     }
 
-    /// The next connection and its address. Safe to cancel. An error may be of
-    /// the one connection or of this process (no descriptors): see
+    /// The next connection, which does not block, and its address, if it came by TCP. Safe to cancel.
+    ///
+    /// # Errors
+    /// Of the one connection or of this process (no descriptors): see
     /// [`common::exhaustion`].
-    pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    pub async fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         loop {
             let mut ready = self.socket.readable().await?;
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -293,9 +327,13 @@ fn passed_address(socket: &OwnedFd) -> io::Result<ListenAddress> {
     }
 }
 
-fn bind_unix(path: &Path) -> io::Result<(Socket, ListenAddress)> {
+/// `mode` is less the umask.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<(Socket, ListenAddress)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Before it has a file, which Linux makes with the mode of the socket: so nobody else can
+    // connect in between.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, &address) => {
             std::fs::remove_file(path)?;

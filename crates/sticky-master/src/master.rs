@@ -22,6 +22,7 @@ use crate::entrance::Entrance;
 use crate::error::MasterError;
 use crate::handover::Handover;
 use crate::listener::{BindError, Inherited, ListenAddress, Listener};
+use crate::metrics::Metrics;
 use crate::seats::{Ended, Seats};
 use crate::status::WorkerStatus;
 use crate::{accept, process, rebalance, registration, stuck, ticket_rotation};
@@ -85,6 +86,11 @@ impl MasterHandle {
     /// that has ended. Costs no worker anything.
     pub fn status(&self) -> Vec<WorkerStatus> {
         self.cluster.status()
+    }
+
+    /// The workers as they are, and all that they and the master counted. Costs no worker anything.
+    pub fn metrics(&self) -> Metrics {
+        self.cluster.metrics()
     }
 
     /// Resolves at the next change of [`ready_workers`](Self::ready_workers).

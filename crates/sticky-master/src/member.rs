@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::address_counts::AddressCounts;
 use crate::balance::Candidate;
 use crate::client_socket::ClientSocket;
+use crate::metrics::WorkerCounts;
 use crate::request_head::Claim;
 use crate::status::{WorkerState, WorkerStatus};
 
@@ -182,8 +183,6 @@ impl Member {
         } else {
             WorkerState::Starting
         };
-        // Lost last: it is raised before `received` passes it.
-        let received = count(&self.board.received);
         WorkerStatus {
             id: self.worker.0,
             pid: Some(self.pid),
@@ -191,11 +190,16 @@ impl Member {
             state,
             clients: count(&self.board.clients),
             connections: count(&self.board.connections),
-            handoffs: received.saturating_sub(count(&self.board.lost)),
+            handoffs: self.counts().handoffs,
             relayed: count(&self.board.relayed),
             messages: count(&self.board.messages),
             event_loop_lag_us: count(&self.board.lag_us),
         }
+    }
+
+    /// What it counted since its start.
+    pub(crate) fn counts(&self) -> WorkerCounts {
+        WorkerCounts::read(&self.board)
     }
 
     /// Whether it lost a socket just now.
@@ -242,16 +246,16 @@ impl Member {
 
     /// Queues a socket for [`flush`](Self::flush); gives it back when too many
     /// wait.
-    pub(crate) fn stage(&mut self, routed: Routed) -> Result<(), Routed> {
+    pub(crate) fn stage(&mut self, routed: Routed) -> Option<Routed> {
         if self.backlog.len() >= BACKLOG_MAX {
-            return Err(routed);
+            return Some(routed);
         }
         self.balanced_sent += u64::from(routed.balanced);
         if let Some(address) = routed.counted {
             self.addresses.came(address);
         }
         self.backlog.push_back(routed);
-        Ok(())
+        None
     }
 
     /// Sends what is staged, several sockets in a message, as far as the channel
@@ -287,6 +291,7 @@ impl Member {
             counted: routed.counted,
             speaks: routed.socket.speaks(),
             balanced: routed.balanced,
+            known_us: routed.socket.known_us(),
         };
         let packet = Packet::Handoff {
             first: self.next,

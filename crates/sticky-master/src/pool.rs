@@ -15,6 +15,7 @@ use crate::address_counts;
 use crate::balance::{self, Balance, Balancer, Candidate, Choice};
 use crate::client_socket::ClientSocket;
 use crate::member::{Member, Routed};
+use crate::metrics::WorkerCounts;
 use crate::refuse::Refusal;
 use crate::request_head::Claim;
 
@@ -66,6 +67,8 @@ pub(crate) struct Pool {
     expected_until: Option<Instant>,
     /// Reused from one decision to the next.
     candidates: Vec<Candidate>,
+    /// What those that have left counted here, less what those that are here had counted before.
+    uncounted: WorkerCounts,
 }
 
 impl Pool {
@@ -80,6 +83,7 @@ impl Pool {
             waiting: VecDeque::new(),
             expected_until: None,
             candidates: Vec::new(),
+            uncounted: WorkerCounts::default(),
         }
     }
 
@@ -107,11 +111,33 @@ impl Pool {
     pub(crate) fn insert(&mut self, member: Member) -> bool {
         match self.members.entry(member.worker) {
             Entry::Vacant(place) => {
+                // Of an earlier master's time: it is no news of this one.
+                self.uncounted.subtract(&member.counts());
                 place.insert(member);
                 true
             }
             Entry::Occupied(_) => false,
         }
+    }
+
+    /// What one of them counted since its start; zeroes when it is not registered.
+    pub(crate) fn counts(&self, worker: WorkerId) -> WorkerCounts {
+        let member = self.members.get(&worker);
+        member.map_or_else(WorkerCounts::default, Member::counts)
+    }
+
+    /// What all of them counted since they came here, and those that have left.
+    pub(crate) fn totals(&self) -> WorkerCounts {
+        let mut totals = self.uncounted;
+        for member in self.members() {
+            totals.add(&member.counts());
+        }
+        totals
+    }
+
+    /// How many connections wait for a place.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
     }
 
     /// Finds a place for a connection whose first request says `claim`. What is
@@ -189,13 +215,11 @@ impl Pool {
     }
 
     fn stage(&mut self, worker: WorkerId, routed: Routed) -> Option<Refused> {
-        let staged = match self.members.get_mut(&worker) {
+        let left = match self.members.get_mut(&worker) {
             Some(member) if member.held() < self.held_max => member.stage(routed),
-            _ => Err(routed),
+            _ => Some(routed),
         };
-        staged
-            .err()
-            .map(|routed| (routed.socket, Refusal::NoWorker))
+        left.map(|routed| (routed.socket, Refusal::NoWorker))
     }
 
     fn wait(&mut self, socket: ClientSocket, claim: Claim, now: Instant) -> Option<Refused> {
@@ -369,6 +393,9 @@ impl Pool {
     /// A worker is gone: places what was on its way to it elsewhere.
     pub(crate) fn remove(&mut self, worker: WorkerId, now: Instant) -> Vec<Refused> {
         let removed = self.members.remove(&worker);
+        if let Some(member) = &removed {
+            self.uncounted.add(&member.counts());
+        }
         let unreceived = removed.map_or(Vec::new(), Member::into_unreceived);
         self.place_again(unreceived, now)
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use common::sys::readiness;
@@ -49,6 +50,7 @@ impl Process {
         let started = spawn(cluster, worker, generation).and_then(|pid| Ok((pid, watched(pid)?)));
         let (pid, pidfd) = started.inspect_err(|_| cluster.release(worker))?;
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        cluster.started.fetch_add(1, SeqCst);
         tracing::info!(%worker, pid, "worker started");
         let _ = seat.generation.set(generation);
         let _ = seat.pid.set(pid);
@@ -108,6 +110,7 @@ impl Process {
         match &cause {
             None => tracing::info!(%worker, pid, lived, "worker ended"),
             Some(cause) if cluster.phase() == Phase::Running => {
+                cluster.died.fetch_add(1, SeqCst);
                 tracing::error!(%worker, pid, lived, cause, "worker died");
             }
             Some(cause) => tracing::info!(%worker, pid, lived, cause, "worker ended"),

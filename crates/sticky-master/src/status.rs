@@ -23,6 +23,17 @@ pub enum WorkerState {
     Ending,
 }
 
+impl WorkerState {
+    /// All there are.
+    pub const ALL: [WorkerState; 5] = [
+        WorkerState::Starting,
+        WorkerState::Ready,
+        WorkerState::Stuck,
+        WorkerState::Draining,
+        WorkerState::Ending,
+    ];
+}
+
 /// The name that it is serialised by.
 impl fmt::Display for WorkerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

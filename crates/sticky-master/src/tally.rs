@@ -32,11 +32,22 @@ impl Tally {
         self.changed.notify_one();
     }
 
-    fn now(&self) -> Vec<(&'static str, u64)> {
+    /// How many were refused so far, by reason.
+    pub(crate) fn by_reason(&self) -> Vec<(&'static str, u64)> {
         let refused = Refusal::ALL.iter().zip(&self.refused);
         let refused = refused.map(|(refusal, count)| (refusal.reason(), count.load(Relaxed)));
-        let silent = ("ended for want of room", self.silent.load(Relaxed));
-        refused.chain([silent]).collect()
+        refused.collect()
+    }
+
+    /// How many silent ones had to make room.
+    pub(crate) fn made_room(&self) -> u64 {
+        self.silent.load(Relaxed)
+    }
+
+    fn now(&self) -> Vec<(&'static str, u64)> {
+        let mut now = self.by_reason();
+        now.push(("ended for want of room", self.made_room()));
+        now
     }
 
     /// Tells for ever.

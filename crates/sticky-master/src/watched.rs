@@ -39,6 +39,12 @@ impl Watched {
         false
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        let all = self.lock();
+        all.iter().filter(|end| !end.is_closed()).count() as u64
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

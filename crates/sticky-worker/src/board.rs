@@ -142,8 +142,26 @@ impl Board {
         self.shared.stalled.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn message(&self) {
+    /// A socket is here that the master knew whose it is since then, by [`monotonic::now_us`].
+    pub(crate) fn handed_over(&self, known_us: u64) {
+        let took = monotonic::now_us().saturating_sub(known_us);
+        self.shared
+            .handoff_time
+            .observe(Duration::from_micros(took));
+    }
+
+    /// A request that opens a session was answered.
+    pub(crate) fn handshake(&self, took: Duration) {
+        self.shared.handshake_time.observe(took);
+    }
+
+    pub(crate) fn message(&self, took: Duration) {
         self.shared.messages.fetch_add(1, Ordering::SeqCst);
+        self.shared.store_time.observe(took);
+    }
+
+    pub(crate) fn delivery(&self, took: Duration) {
+        self.shared.delivery_time.observe(took);
     }
 
     /// How many connections there may be.
@@ -167,7 +185,9 @@ impl Board {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             let due = beat.tick().await;
-            let lag = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let lag = due.elapsed();
+            self.shared.lag.observe(lag);
+            let lag = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
             self.shared.lag_us.store(lag, Ordering::SeqCst);
             let now_ms = monotonic::now_ms();
             self.shared.heartbeat_ms.store(now_ms, Ordering::SeqCst);

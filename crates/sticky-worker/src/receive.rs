@@ -222,7 +222,7 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
         let arrived = fds.len().min(sockets.len());
         let lost = sockets.len() - arrived;
         let balanced = sockets[..arrived].iter().filter(|info| info.balanced);
-        let board = &self.link.registration.board;
+        let board = self.link.registration.board.clone();
         if first != board.received() {
             tracing::error!(first, expected = board.received(), "the master miscounts");
         }
@@ -236,6 +236,7 @@ impl<F: Fn(Socket, SocketInfo)> Session<'_, F> {
             })?;
         }
         for (fd, info) in fds.into_iter().zip(sockets) {
+            board.handed_over(info.known_us);
             match socket_of(fd) {
                 Ok(socket) => (self.serve)(socket, info),
                 Err(error) => {

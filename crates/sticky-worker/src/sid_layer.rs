@@ -3,7 +3,7 @@
 //! another worker's. Everything else goes to the application untouched.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::forwarded::TrustedProxies;
@@ -79,6 +79,7 @@ impl<S: Application> SidLayer<S> {
         extensions.insert(scheme);
         let wish = engine_request::read(&request, &self.path, self.own);
         let opens = matches!(wish, Wish::OpenPolling | Wish::OpenWebsocket);
+        let began = opens.then(Instant::now);
         if !opens {
             stream.settle();
         }
@@ -96,10 +97,13 @@ impl<S: Application> SidLayer<S> {
             response.headers_mut().insert(CACHE_CONTROL, no_store);
         }
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if let Some(cookie) = cookie
-            && (upgraded || response.status() == StatusCode::OK)
-        {
-            response.headers_mut().append(SET_COOKIE, cookie);
+        if upgraded || response.status() == StatusCode::OK {
+            if let Some(began) = began {
+                self.board.handshake(began.elapsed());
+            }
+            if let Some(cookie) = cookie {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
         }
         let exceeded = number >= self.requests_per_connection;
         if !upgraded && (exceeded || self.departure.is_draining()) {

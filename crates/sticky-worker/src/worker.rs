@@ -114,9 +114,16 @@ impl WorkerHandle {
         self.draining.clone()
     }
 
-    /// The application has taken a message of a client: counted in the master's status.
-    pub fn count_message(&self) {
-        self.board.message();
+    /// The application has taken a message of a client, which took so long: counted in the master's
+    /// status and metrics.
+    pub fn count_message(&self, took: Duration) {
+        self.board.message(took);
+    }
+
+    /// A client was told of a message so long after it was taken, by whatever worker: counted in the
+    /// master's metrics.
+    pub fn count_delivery(&self, after: Duration) {
+        self.board.delivery(after);
     }
 
     /// Clients that live here now: polling sessions and WebSockets.

@@ -29,6 +29,8 @@ pub(super) struct Carried<'a> {
     from: Cow<'a, str>,
     to: Cow<'a, str>,
     id: Option<Cow<'a, str>>,
+    /// When it was taken, in milliseconds since 1970; a Node server's may not say.
+    pub(super) at: Option<u64>,
 }
 
 impl<'a> Carried<'a> {

@@ -60,8 +60,8 @@ async fn say(lane: &Lane, event: &Event, payload: Json) -> Result<(String, u64),
         msg: draft.msg,
         id: id.clone(),
     };
-    let stored = event.ask(sockets.store.say(line)).await?;
-    sockets.count(&stored);
+    let append = sockets.store.say(line);
+    let stored = sockets.store_counted(event, append).await?;
     Ok((id, stored.at))
 }
 

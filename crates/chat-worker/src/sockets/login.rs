@@ -174,6 +174,9 @@ fn screen(lane: &Lane) -> impl Fn(&str) -> bool + Send + Sync + 'static {
         let is_news = heard.is_news(&message);
         if is_news && let Some(sockets) = sockets.upgrade() {
             sockets.roll.meets(stay, message.peer_of(&user));
+            if let Some(at) = message.at {
+                sockets.delivered(at);
+            }
         }
         is_news
     }

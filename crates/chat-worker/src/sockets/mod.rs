@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use bytes::Bytes;
@@ -20,12 +20,14 @@ use tokio_util::task::TaskTracker;
 
 use self::connect::{Connect, Entrance};
 use self::heard::Heard;
+use self::lane::Event;
 use self::roster::Roll;
 use self::session_sockets::SessionSockets;
-use crate::ChatConfig;
 use crate::chat::message::Message;
+use crate::chat::reply::Refusal;
 use crate::chat::workspace::WorkspacePolicy;
-use crate::store::{Position, Store, Stored};
+use crate::store::{Position, Store, StoreFuture, Stored};
+use crate::{ChatConfig, Happening};
 
 mod authenticate;
 mod catch_up;
@@ -84,8 +86,7 @@ pub(crate) struct Sockets {
     pub(crate) max_buffered: u64,
     /// How long a client that was sent to another worker is expected there.
     presence_grace: Duration,
-    /// Told of each message that a client sent and that is stored.
-    on_stored: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    observer: OnceLock<Box<dyn Fn(Happening) + Send + Sync>>,
     /// Cancelled when this process begins to leave.
     leaving: OnceLock<CancellationToken>,
     workspace_policy: WorkspacePolicy,
@@ -114,7 +115,7 @@ impl Sockets {
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
             presence_grace: config.presence_grace,
-            on_stored: OnceLock::new(),
+            observer: OnceLock::new(),
             leaving: OnceLock::new(),
             workspace_policy: config.workspace_policy,
             next_socket: AtomicU64::new(0),
@@ -133,18 +134,38 @@ impl Sockets {
         let _ = self.leaving.set(leaving);
     }
 
-    /// Has `tell` called for each message of a client that is stored. The first call counts.
-    pub(crate) fn tell_stored(&self, tell: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.on_stored.set(tell);
+    /// Has `observer` called for what happens. The first call counts.
+    pub(crate) fn observe(&self, observer: Box<dyn Fn(Happening) + Send + Sync>) {
+        let _ = self.observer.set(observer);
     }
 
-    /// A message was stored, if it was not before.
-    fn count(&self, stored: &Stored) {
-        if stored.fresh
-            && let Some(tell) = self.on_stored.get()
-        {
-            tell();
+    fn happened(&self, what: Happening) {
+        if let Some(observer) = self.observer.get() {
+            observer(what);
         }
+    }
+
+    /// Appends a client's message by `operation`, and counts it unless it was there before.
+    async fn store_counted(
+        &self,
+        event: &Event,
+        operation: StoreFuture<'_, Stored>,
+    ) -> Result<Stored, Refusal> {
+        let began = Instant::now();
+        let stored = event.ask(operation).await?;
+        if stored.fresh {
+            let took = began.elapsed();
+            self.happened(Happening::Stored { took });
+        }
+        Ok(stored)
+    }
+
+    /// A client is told of a message that was taken at `at`.
+    fn delivered(&self, at: u64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_millis() as u64);
+        let after = Duration::from_millis(now.saturating_sub(at));
+        self.happened(Happening::Delivered { after });
     }
 
     /// Resolves when this process leaves.

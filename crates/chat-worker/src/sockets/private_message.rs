@@ -43,11 +43,11 @@ async fn send(
         let message = announcer.announcements(&announced.clone().stored(at), &own_room);
         introductions.iter().cloned().chain(message).collect()
     });
-    let stored = event.ask(sockets.store.append(new, announce)).await?;
+    let append = sockets.store.append(new, announce);
+    let stored = sockets.store_counted(event, append).await?;
     // What is caught up after a gap is for all of the user's sockets; this one knows it.
     lane.heard.note(&lane.session.user, &id);
     sockets.is_active(&lane.session);
-    sockets.count(&stored);
     Ok((id, stored.at))
 }
 

@@ -24,6 +24,7 @@ const RELAY: SocketInfo = SocketInfo {
     counted: None,
     speaks: Speaks::Relay,
     balanced: false,
+    known_us: 0,
 };
 
 /// Node 7 has the sessions, node 0 gets the requests.

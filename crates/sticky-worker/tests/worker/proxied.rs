@@ -144,6 +144,7 @@ async fn counted_connections_are_told_when_they_close_and_to_the_next_master() {
         counted: Some(address(last)),
         speaks: Speaks::Http,
         balanced: false,
+        known_us: 0,
     };
     let mut streams: Vec<TcpStream> = Vec::new();
     for number in 0..100 {

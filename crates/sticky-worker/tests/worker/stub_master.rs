@@ -153,6 +153,7 @@ impl Member {
             counted: None,
             speaks: Speaks::Http,
             balanced,
+            known_us: 0,
         };
         self.hand_over_as(sockets, info).await;
     }

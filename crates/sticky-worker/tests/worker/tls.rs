@@ -26,6 +26,7 @@ const TLS: SocketInfo = SocketInfo {
     counted: None,
     speaks: Speaks::Tls,
     balanced: true,
+    known_us: 0,
 };
 
 /// Writes a new certificate and its key; gives the certificate as it is on the wire.
