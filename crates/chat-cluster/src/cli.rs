@@ -1,17 +1,18 @@
-//! The command line and the environment: a contract with those who run it.
+//! The options: a contract with those who run it, on the command line, in the environment and in a file.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chat_worker::data_dir;
-use clap::{Parser, Subcommand};
-use clap_complete::Shell;
+use clap::Parser;
 use common::runtime_dir::RuntimeDir;
 use sticky_master::{ListenAddress, TrustedProxy, WORKERS_MAX};
 
+use crate::bounded_file;
+use crate::commands::Command;
 use crate::option_values::{
     BalanceMethod, DurabilityLevel, WorkspacePolicyChoice, adapter_key, cookie_name, dialable,
     duration, publish_token,
@@ -27,9 +28,10 @@ use crate::worker::StoreChoice;
     name = "chat-cluster",
     version,
     max_term_width = 100,
-    after_help = "Each option can be given as an environment variable, too; a flag wins over its \
-                  variable. REDIS_URL and PORT (which means 0.0.0.0:PORT) count when neither the \
-                  flag nor the CHAT_CLUSTER_ variable is there."
+    after_help = "Each option can be given as an environment variable, and in a file (--config), \
+                  too: a flag wins over its variable, and that over the file. REDIS_URL and PORT \
+                  (which means 0.0.0.0:PORT) count when neither the flag nor the CHAT_CLUSTER_ \
+                  variable is there."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -38,91 +40,19 @@ pub(crate) struct Cli {
     pub(crate) options: Options,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// One worker process; started by the master.
-    #[command(hide = true)]
-    Worker,
-    /// Show how a running cluster stands: each worker with its clients, connections, messages and
-    /// what it takes.
-    ///
-    /// Costs the workers nothing: the master answers from what they show it anyway. Without
-    /// --watch, CPU is the average since the process started.
-    Status(StatusOptions),
-    /// Replace the workers of a running cluster one by one by new ones; also SIGHUP.
-    ///
-    /// A new worker starts from the program on disk and takes new clients; then the one before it
-    /// asks its clients to go to the others, one after the other within --drain-time. Returns when
-    /// the last old worker has gone. If a new worker does not become ready, the rest stays as it is.
-    Reload,
-    /// Have another number of workers in a running cluster, until its next start.
-    Scale(ScaleOptions),
-    /// Replace the master of a running cluster by the program on disk; also SIGUSR2.
-    ///
-    /// The new program is asked first whether it understands this command line. It goes on in the
-    /// same process, with the same workers; to have new workers, too, reload afterwards.
-    Upgrade,
-    /// Print what a shell needs to complete this program's command line.
-    ///
-    /// bash: chat-cluster completions bash > /etc/bash_completion.d/chat-cluster
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
-    /// Write manual pages: one of the program, and one of each command.
-    Man {
-        /// A directory that exists
-        #[arg(value_name = "DIR")]
-        directory: PathBuf,
-    },
-    /// Copy sessions and messages from a data directory into a Redis.
-    ///
-    /// The cluster that uses the data directory has to be stopped first. Each session and message
-    /// keeps what is left of its time. Can be run again: nothing is added twice.
-    Migrate(MigrateOptions),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct StatusOptions {
-    /// Print one line of JSON instead of a table
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Go on, once a second, with rates; until it is interrupted
-    #[arg(long)]
-    pub(crate) watch: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ScaleOptions {
-    /// How many workers there are to be, 1 to 128
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
-    pub(crate) workers: u16,
-
-    /// Clients a second that are asked to go from workers that have more than their share, from
-    /// now on; 0: none [default: as it is]
-    #[arg(long, value_name = "PER_SECOND")]
-    pub(crate) rebalance: Option<u32>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct MigrateOptions {
-    /// The data directory
-    #[arg(long, value_name = "DATA_DIR")]
-    pub(crate) from: PathBuf,
-
-    /// The Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], redis+unix:///PATH or
-    /// redis+cluster://HOST[:PORT],HOST[:PORT]...
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: String,
-
-    /// Add to a Redis that is not empty, too
-    #[arg(long)]
-    pub(crate) merge: bool,
-}
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// A file of options, TOML: the names of the flags without the dashes in front, as in
+    /// workers = 4. Flags and variables win over it
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_CONFIG",
+        hide_env_values = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+
     /// Worker processes, 1 to 128 [default: the number of CPUs]
     #[arg(long, value_name = "N", env = "CHAT_CLUSTER_WORKERS", hide_env_values = true,
           value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
@@ -159,6 +89,15 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     redis: Option<String>,
+
+    /// A file with that URL in it, in place of --redis: so no password is on the command line
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_REDIS_FILE",
+        hide_env_values = true
+    )]
+    redis_file: Option<PathBuf>,
 
     /// What the names of the adapter's channels begin with; the option `key` of
     /// Node servers and emitters on the same Redis
@@ -278,8 +217,7 @@ pub(crate) struct Options {
         long,
         value_name = "FILE",
         env = "CHAT_CLUSTER_TLS_CERT",
-        hide_env_values = true,
-        requires = "tls_key"
+        hide_env_values = true
     )]
     pub(crate) tls_cert: Option<PathBuf>,
 
@@ -288,8 +226,7 @@ pub(crate) struct Options {
         long,
         value_name = "FILE",
         env = "CHAT_CLUSTER_TLS_KEY",
-        hide_env_values = true,
-        requires = "tls_cert"
+        hide_env_values = true
     )]
     pub(crate) tls_key: Option<PathBuf>,
 
@@ -334,8 +271,7 @@ pub(crate) struct Options {
         long,
         value_name = "ADDR[:PORT]",
         env = "CHAT_CLUSTER_ADVERTISE",
-        hide_env_values = true,
-        requires = "cluster_secret"
+        hide_env_values = true
     )]
     advertise: Option<String>,
 
@@ -347,7 +283,16 @@ pub(crate) struct Options {
         env = "CHAT_CLUSTER_CLUSTER_SECRET",
         hide_env_values = true
     )]
-    pub(crate) cluster_secret: Option<String>,
+    cluster_secret: Option<String>,
+
+    /// A file with that secret in it, in place of --cluster-secret
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CHAT_CLUSTER_CLUSTER_SECRET_FILE",
+        hide_env_values = true
+    )]
+    cluster_secret_file: Option<PathBuf>,
 
     /// Most client connections, in all workers together [default: what the limits
     /// of open files allow]
@@ -540,6 +485,8 @@ impl Options {
             (None, Some(Err(_))) => return Err("REDIS_URL is not valid UTF-8".to_owned()),
             (None, None) => None,
         };
+        let redis =
+            given_or_in_file("redis", self.redis.as_ref(), self.redis_file.as_deref())?.or(redis);
         if let Some(url) = redis {
             return Ok(StoreChoice::Redis(url));
         }
@@ -561,7 +508,7 @@ impl Options {
             return Ok(tokens);
         };
         let path = file.display();
-        let text = std::fs::read_to_string(file);
+        let text = bounded_file::read(file);
         let text = text.map_err(|error| format!("--publish-token-file {path}: {error}"))?;
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
             if line.is_empty() {
@@ -576,6 +523,12 @@ impl Options {
             return Err(format!("--publish-token-file {path} has no token in it"));
         }
         Ok(tokens)
+    }
+
+    /// What nodes prove to each other that they know. The error is one of usage.
+    pub(crate) fn cluster_secret(&self) -> Result<Option<String>, String> {
+        let (given, file) = (&self.cluster_secret, &self.cluster_secret_file);
+        given_or_in_file("cluster-secret", given.as_ref(), file.as_deref())
     }
 
     /// The flag or its variable, else the host's name and the first listener.
@@ -602,6 +555,28 @@ impl Options {
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         let given = self.runtime_dir.clone();
         given.unwrap_or_else(RuntimeDir::default_path)
+    }
+}
+
+/// The value of an option, or what the file has that `--OPTION-file` names, without the end of its
+/// line. The error is one of usage, and shows nothing of it.
+fn given_or_in_file(
+    option: &str,
+    given: Option<&String>,
+    file: Option<&Path>,
+) -> Result<Option<String>, String> {
+    let Some(file) = file else {
+        return Ok(given.cloned());
+    };
+    if given.is_some() {
+        return Err(format!("--{option} and --{option}-file are both given"));
+    }
+    let path = file.display();
+    let text = bounded_file::read(file);
+    let text = text.map_err(|error| format!("--{option}-file {path}: {error}"))?;
+    match text.trim() {
+        "" => Err(format!("--{option}-file {path} has nothing in it")),
+        text => Ok(Some(text.to_owned())),
     }
 }
 
@@ -664,11 +639,8 @@ mod tests {
             "--listen 3000",
             "--ping-interval-ms 0",
             "--message-max 600000",
-            "--tls-cert /a",
-            "--tls-key /a",
             "--trusted-proxy everybody",
             "--affinity-cookie a=b",
-            "--advertise 127.0.0.1:7000",
             "--max-connections 0",
             "--max-head 100",
             "--rebalance 0",

@@ -2,7 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bounded_file;
 mod cli;
+mod command_line;
+mod commands;
+mod config_command;
+mod config_file;
 mod control;
 mod documents;
 mod master;
@@ -20,9 +25,8 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::Command;
+use crate::command_line::CommandLine;
+use crate::commands::Command;
 use crate::control::Request;
 
 /// The command line or the environment cannot be understood.
@@ -31,16 +35,19 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     // Before anything is opened.
     let beginning = master::Beginning::take();
-    let cli = cli::Cli::parse();
-    let options = &cli.options;
-    let ran = match cli.command {
+    let line = match CommandLine::read() {
+        Ok(line) => line,
+        Err(error) => return usage(&error),
+    };
+    let options = &line.cli.options;
+    let ran = match &line.cli.command {
         Some(Command::Worker) => worker::run(),
-        Some(Command::Migrate(what)) => migrate::run(&what),
+        Some(Command::Migrate(what)) => migrate::run(what),
         Some(Command::Reload) => control::ask(&options.runtime_dir(), &Request::Reload),
         Some(Command::Upgrade) => control::ask(&options.runtime_dir(), &Request::Upgrade),
-        Some(Command::Completions { shell }) => documents::completions(shell),
-        Some(Command::Man { directory }) => documents::man(&directory),
-        Some(Command::Status(how)) => status::run(&options.runtime_dir(), &how),
+        Some(Command::Completions { shell }) => documents::completions(*shell),
+        Some(Command::Man { directory }) => documents::man(directory),
+        Some(Command::Status(how)) => status::run(&options.runtime_dir(), how),
         Some(Command::Scale(to)) => {
             let request = Request::Scale {
                 workers: to.workers.into(),
@@ -48,15 +55,16 @@ fn main() -> ExitCode {
             };
             control::ask(&options.runtime_dir(), &request)
         }
+        Some(Command::Config(config)) => match config_command::run(&line, config.command) {
+            Ok(ran) => ran,
+            Err(error) => return usage(&error),
+        },
         None => match beginning {
             Err(error) => Err(error),
             Ok(beginning) => match master::Settings::new(options, beginning.has_sockets()) {
                 Ok(settings) if options.preflight => master::preflight(&settings),
                 Ok(settings) => master::run(settings, options, beginning),
-                Err(error) => {
-                    eprintln!("chat-cluster: {error}");
-                    return ExitCode::from(USAGE);
-                }
+                Err(error) => return usage(&error),
             },
         },
     };
@@ -67,6 +75,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprintln!("chat-cluster: {error}");
+    ExitCode::from(USAGE)
 }
 
 /// The error and its causes, without those that the one before them names.

@@ -25,7 +25,7 @@ use crate::option_values::WorkspacePolicyChoice;
 use crate::service_manager::{NOTIFY_VARIABLES, SOCKET_VARIABLES};
 use crate::signals::{Asked, Signals, block_on};
 use crate::upgrade::{Identity, Program, VERSION};
-use crate::worker::{self, WorkerSettings};
+use crate::worker::{self, Secrets, WorkerSettings};
 use crate::{admin, control, service_manager, telemetry};
 
 /// The service manager is told after that long that the cluster is up, also when
@@ -50,9 +50,20 @@ impl Settings {
     /// The error is one of usage.
     pub(crate) fn new(options: &Options, passed: bool) -> Result<Settings, String> {
         let listen = options.listen(passed)?;
-        let tokens = options.publish_tokens()?;
-        let worker = WorkerSettings::new(options, options.store()?, tokens);
+        let secrets = Secrets {
+            publish_tokens: options.publish_tokens()?,
+            cluster_secret: options.cluster_secret()?,
+        };
+        if options.tls_cert.is_some() != options.tls_key.is_some() {
+            return Err("--tls-cert and --tls-key go together".to_owned());
+        }
+        let worker = WorkerSettings::new(options, options.store()?, secrets);
         let advertise = options.advertise(&listen)?;
+        if advertise.is_some() && !worker.has_cluster_secret() {
+            return Err(
+                "--advertise needs --cluster-secret: nodes prove that they know it".to_owned(),
+            );
+        }
         if advertise.is_some() && !worker.is_shared() {
             return Err("--advertise needs --redis: nodes meet there".to_owned());
         }
@@ -192,7 +203,7 @@ fn set_entrance(config: &mut MasterConfig, options: &Options) {
 
 impl Settings {
     /// Finds mistakes before anything is started. The error is one line.
-    fn check(&self) -> anyhow::Result<ChatConfig> {
+    pub(crate) fn check(&self) -> anyhow::Result<ChatConfig> {
         let chat = self.worker.chat(&self.runtime_dir, "master".to_owned())?;
         self.worker.check_serving()?;
         Ok(chat)

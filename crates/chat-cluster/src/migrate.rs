@@ -7,7 +7,7 @@ use chat_worker::migrate::{Migration, Progress, migrate};
 use chat_worker::parse_redis_url;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::MigrateOptions;
+use crate::commands::MigrateOptions;
 use crate::signals::block_on;
 
 /// Runs to the end. A bar on standard error, if that is a terminal; one line on standard output.

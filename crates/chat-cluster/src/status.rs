@@ -12,7 +12,7 @@ use humantime::format_duration;
 use serde::{Deserialize, Serialize};
 use sticky_master::{MasterHandle, WorkerStatus};
 
-use crate::cli::StatusOptions;
+use crate::commands::StatusOptions;
 use crate::control::{self, Request};
 use crate::signals::block_on;
 use crate::upgrade::VERSION;

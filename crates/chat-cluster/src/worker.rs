@@ -95,6 +95,13 @@ pub(crate) struct WorkerSettings {
     pub(crate) log_level: LogLevel,
 }
 
+/// What options name, or the files that they name.
+#[derive(Debug)]
+pub(crate) struct Secrets {
+    pub(crate) publish_tokens: Vec<String>,
+    pub(crate) cluster_secret: Option<String>,
+}
+
 /// How connections are served.
 #[derive(Debug, Deserialize, Serialize)]
 struct Serving {
@@ -112,7 +119,7 @@ struct Serving {
 }
 
 impl Serving {
-    fn new(options: &Options) -> Serving {
+    fn new(options: &Options, cluster_secret: Option<String>) -> Serving {
         Serving {
             tls: options.tls_cert.clone().zip(options.tls_key.clone()),
             trusted_proxies: options
@@ -121,7 +128,7 @@ impl Serving {
                 .map(ToString::to_string)
                 .collect(),
             affinity_cookie: options.affinity_cookie.clone(),
-            cluster_secret: options.cluster_secret.clone(),
+            cluster_secret,
             requests_per_connection: options.max_requests_per_connection,
             unfinished_handshakes: options.max_unfinished_handshakes as usize,
             head_max: options.max_head as usize,
@@ -172,18 +179,14 @@ impl Serving {
 
 impl WorkerSettings {
     /// The options that concern workers.
-    pub(crate) fn new(
-        options: &Options,
-        store: StoreChoice,
-        publish_tokens: Vec<String>,
-    ) -> WorkerSettings {
+    pub(crate) fn new(options: &Options, store: StoreChoice, secrets: Secrets) -> WorkerSettings {
         WorkerSettings {
             store,
             adapter_key: options.adapter_key.clone(),
             sharded_pubsub: options.sharded_pubsub,
             redis_wait: NonZeroU32::new(options.redis_wait),
             cors_origins: options.cors_origin.clone(),
-            publish_tokens,
+            publish_tokens: secrets.publish_tokens,
             workspace_policy: options.workspace_policy.into(),
             ping_interval: Duration::from_millis(options.ping_interval_ms.into()),
             ping_timeout: Duration::from_millis(options.ping_timeout_ms.into()),
@@ -197,7 +200,7 @@ impl WorkerSettings {
             message_max: options.message_max as usize,
             max_payload: options.max_payload as usize,
             max_buffered: options.max_buffered as usize,
-            serving: Serving::new(options),
+            serving: Serving::new(options, secrets.cluster_secret),
             node: None,
             log_format: options.log_format,
             log_level: options.log_level,
@@ -257,6 +260,11 @@ impl WorkerSettings {
     /// Whether the chat is kept in a Redis, which other nodes may share.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self.store, StoreChoice::Redis(_))
+    }
+
+    /// Whether nodes can prove to each other that they are of one cluster.
+    pub(crate) fn has_cluster_secret(&self) -> bool {
+        self.serving.cluster_secret.is_some()
     }
 
     /// Whether that is a Redis Cluster.
