@@ -38,8 +38,8 @@ build: tools-cc web ## build the release binary
 
 # Of the parts that the Rust tests are made of, too: a release build of it has other features, and takes a minute.
 .PHONY: examples
-examples: ## build the example of an app that is not the chat
-	cargo build --locked --workspace --bin your-own-app
+examples: ## build the examples: an app that is not the chat, and a master for workers of any kind
+	cargo build --locked --workspace --bin your-own-app --bin with_redis --example master
 
 .PHONY: man
 man: build ## write the manual pages to target/man
@@ -54,7 +54,8 @@ web/dist/index.html: $(call npm_stamp,web) $(web_sources)
 	npm --prefix web run --silent build
 
 .PHONY: test
-test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis tools-promtool js build examples ## every test: Rust, documentation, the page, and end to end on the release binary
+test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis tools-promtool js tools-cc web ## every test: Rust, documentation, the page, and end to end on the release binary
+	scripts/build_for_tests.sh
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
@@ -129,9 +130,10 @@ fuzz: tools-cc tools-cxx ## fuzz what parses bytes of strangers; FUZZ_TIME=600 i
 	@FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 .PHONY: lint
-lint: tools-cc tools-lint js ## formatting, clippy, eslint and the page's types; warnings are errors
+lint: tools-cc tools-lint js ## formatting, clippy, documentation, eslint and the page's types; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	npm --prefix web run --silent lint
 	npm --prefix tests run --silent lint
 	cd $(bench_js) && $(CURDIR)/tests/node_modules/.bin/eslint --max-warnings 0 .

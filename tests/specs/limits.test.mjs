@@ -499,6 +499,17 @@ describe('with a limit of 256 open files', () => {
     });
   }
 
+  test('600 silent connections that are there at once keep nobody out either', async (t) => {
+    const cluster = await startCluster({ workers: 2, args: ['--head-timeout', '60s'], wrapper, t });
+    // The kernel gives them out together, a second later.
+    for (let round = 0; round < 3; round += 1) {
+      const silent = await inParallel(Array.from({ length: 600 }), 600, () => RawConnection.open(cluster));
+      await until(() => silent.filter(({ closed }) => closed).length > 600 - 256, 'the oldest of them are closed');
+      assert.equal((await request(cluster, POLLING)).status, 200);
+      silent.forEach((connection) => connection.destroy());
+    }
+  });
+
   test('workers that are full refuse nobody for ever', async (t) => {
     const cluster = await startCluster({ workers: 2, wrapper, t });
     const held = [];
@@ -540,4 +551,54 @@ test('the log counts what was not served, in one line in ten seconds', async (t)
   await until(() => lines().length === 2, 'and comes together');
   assert.ok(performance.now() - began > 5_000);
   assert.match(lines()[1], /not served connections="20 not HTTP\/1, 1 head too large, 3 too many connections of one address"/);
+});
+
+describe('--max-new-connections-per-address', () => {
+  test('lets five seconds\' worth in at once, and does not count what carries a session on', async (t) => {
+    const cluster = await startCluster({ workers: 2, args: ['--max-new-connections-per-address', '1'], t });
+    const options = { localAddress: '127.0.0.2' };
+    const sessions = await inParallel(Array.from({ length: 5 }), 5, () => PollingSession.open(cluster, options));
+    const answer = await request(cluster, POLLING, options);
+    assert.deepEqual([answer.status, answer.body], [429, 'Too many new connections come from this address.\n']);
+    assert.equal(answer.headers['retry-after'], '1');
+    // Each of their requests is a connection of its own.
+    await inParallel(sessions, 5, (session, n) => session.logIn(`known ${n}`));
+    assert.equal((await request(cluster, POLLING, { localAddress: '127.0.0.3' })).status, 200, 'another address');
+    await until(async () => (await request(cluster, POLLING, options)).status === 200, 'it may come again');
+    await cluster.line(/not served connections="\d+ too many new connections of one address"/);
+  });
+});
+
+describe('--max-events-per-second', () => {
+  test('makes a socket\'s events wait, loses none, and holds nobody else up', async (t) => {
+    const cluster = await startCluster({ workers: 1, args: ['--max-events-per-second', '20'], t });
+    const [busy, calm] = await inParallel(['busy', 'calm'], 2, (username) => ChatUser.logIn(cluster, { username }));
+    t.after(() => [busy, calm].forEach((user) => user.close()));
+    const begin = performance.now();
+    let left = 70;
+    const flood = inParallel(Array.from({ length: left }), left, async (_, n) => {
+      const ack = await busy.send(calm, `${n}`);
+      left -= 1;
+      return ack;
+    });
+    await until(() => left <= 50, 'those that may come at once are through');
+    assert.equal((await calm.send(busy, 'not held up')).ok, true);
+    assert.ok(left > 0, 'while the others still wait');
+    const acks = await flood;
+    assert.ok(acks.every(({ ok }) => ok));
+    // 20 at once, then 20 a second.
+    assert.ok(performance.now() - begin > 2_400, 'they waited');
+    await until(() => calm.inbox.length === 70, 'all arrived');
+    assert.deepEqual(calm.inbox.map(({ content }) => Number(content)), Array.from({ length: 70 }, (_, n) => n));
+  });
+
+  test('refuses joins that come too fast, since each costs a subscription', async (t) => {
+    const cluster = await startCluster({ workers: 1, args: ['--max-events-per-second', '20'], t });
+    const visitor = new ChatUser(cluster.url, { namespace: '/rooms' });
+    t.after(() => visitor.close());
+    const acks = await inParallel(Array.from({ length: 40 }), 40, (_, n) => visitor.call('join', { roomCode: `room_${n}` }));
+    const refused = acks.filter(({ ok }) => !ok);
+    assert.ok(refused.length >= 15 && refused.length <= 20, `${refused.length} of 40`);
+    assert.ok(refused.every(({ error }) => error.code === 'rate_limited'));
+  });
 });

@@ -25,7 +25,7 @@ test('clients of every transport are served by all of its workers, and it ends w
     await until(() => socket.connected, `client ${n} is connected`);
     return socket;
   });
-  const echoes = await inParallel(clients, 24, (socket, n) => socket.timeout(10_000).emitWithAck('echo', `text ${n}`));
+  const echoes = await inParallel(clients, 24, (socket, n) => socket.timeout(10_000).emitWithAck('message-with-ack', `text ${n}`));
   assert.deepEqual(echoes, clients.map((_, n) => `text ${n}`));
 
   // Each connection of its own: nobody keeps one alive.
@@ -39,7 +39,7 @@ test('clients of every transport are served by all of its workers, and it ends w
   process.kill(workers[0], 'SIGKILL');
   await until(() => childrenOf(app.pid).filter(isAlive).length === 4 && !isAlive(workers[0]), 'it is replaced');
   await inParallel(clients, 24, (socket, n) =>
-    until(async () => (await socket.timeout(1_000).emitWithAck('echo', 'again').catch(() => '')) === 'again', `client ${n} goes on`, 60_000),
+    until(async () => (await socket.timeout(1_000).emitWithAck('message-with-ack', 'again').catch(() => '')) === 'again', `client ${n} goes on`, 60_000),
   );
 
   const all = childrenOf(app.pid);

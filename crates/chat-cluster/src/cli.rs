@@ -1,5 +1,8 @@
 //! The options: a contract with those who run it, on the command line, in the environment and in a file.
 
+// Most of what follows are help texts, which the terminal shows as they are.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -305,6 +308,23 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_CONNECTIONS_PER_ADDRESS",
           hide_env_values = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections_per_address: Option<u32>,
+
+    /// Connections a second of one client address (with IPv6, of one /64 network) that bring no
+    /// session; so many more in five seconds after a pause [default: no limit]
+    #[arg(long, value_name = "PER_SECOND", env = "CHAT_CLUSTER_MAX_NEW_CONNECTIONS_PER_ADDRESS",
+          hide_env_values = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_new_connections_per_address: Option<u32>,
+
+    /// Events of one socket that are dealt with in a second, after as many at once; others wait
+    /// their turn, and are refused when too many wait. 0: no limit
+    #[arg(
+        long,
+        value_name = "N",
+        env = "CHAT_CLUSTER_MAX_EVENTS_PER_SECOND",
+        hide_env_values = true,
+        default_value = "1000"
+    )]
+    pub(crate) max_events_per_second: u32,
 
     /// Requests that one connection may carry; then it is closed
     #[arg(long, value_name = "N", env = "CHAT_CLUSTER_MAX_REQUESTS_PER_CONNECTION",

@@ -1,5 +1,8 @@
 //! The commands beside the start of a cluster, and what they take.
 
+// Most of what follows are help texts, which the terminal shows as they are.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
+
 use std::path::PathBuf;
 
 use clap::Subcommand;

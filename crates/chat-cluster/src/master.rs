@@ -199,6 +199,7 @@ fn set_entrance(config: &mut MasterConfig, options: &Options) {
     config.head_max = options.max_head as usize;
     config.max_connections = options.max_connections;
     config.max_connections_per_address = options.max_connections_per_address;
+    config.max_new_connections_per_address = options.max_new_connections_per_address;
 }
 
 impl Settings {

@@ -1,5 +1,8 @@
 //! The values of options that are more than text or a number.
 
+// Most of what follows are help texts, which the terminal shows as they are.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 

@@ -88,6 +88,7 @@ pub(crate) struct WorkerSettings {
     message_max: usize,
     max_payload: usize,
     max_buffered: usize,
+    events_per_second: Option<NonZeroU32>,
     serving: Serving,
     /// With Redis: this node among others.
     pub(crate) node: Option<NodeName>,
@@ -200,6 +201,7 @@ impl WorkerSettings {
             message_max: options.message_max as usize,
             max_payload: options.max_payload as usize,
             max_buffered: options.max_buffered as usize,
+            events_per_second: NonZeroU32::new(options.max_events_per_second),
             serving: Serving::new(options, secrets.cluster_secret),
             node: None,
             log_format: options.log_format,
@@ -238,6 +240,7 @@ impl WorkerSettings {
         config.message_max = self.message_max;
         config.max_payload = self.max_payload;
         config.max_buffered = self.max_buffered;
+        config.events_per_second = self.events_per_second;
         config.check()?;
         Ok(config)
     }

@@ -43,6 +43,9 @@ pub struct ChatConfig {
     /// Bytes of events that may wait for one client; who has more is asked to come back. Default
     /// 8 MiB.
     pub max_buffered: usize,
+    /// Events of one socket that are dealt with in a second, after as many at once; the others wait, or
+    /// are refused when [too much](crate::chat::reply::Code::RateLimited) waits. Default 1,000.
+    pub events_per_second: Option<NonZeroU32>,
     /// How often a client is pinged. Default 25 s.
     pub ping_interval: Duration,
     /// How long a client may take to answer a ping. Default 20 s.
@@ -85,6 +88,7 @@ impl ChatConfig {
             message_max: 64 * 1024,
             max_payload: 1_000_000,
             max_buffered: 8 << 20,
+            events_per_second: NonZeroU32::new(1_000),
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             cors_origins: Vec::new(),

@@ -148,6 +148,23 @@ mod tests {
         assert!(!worker.take_wake());
     }
 
+    /// What workers in other languages rely on: `docs/handoff.md`.
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        use std::mem::offset_of;
+        assert_eq!(LAYOUT, 0x6363_626f_6172_6434);
+        assert_eq!(offset_of!(Counters, wanted), 8);
+        assert_eq!(offset_of!(Counters, received), 16);
+        assert_eq!(offset_of!(Counters, settled), 32);
+        assert_eq!(offset_of!(Counters, fd_headroom), 64);
+        assert_eq!(offset_of!(Counters, ended), 88);
+        assert_eq!(offset_of!(Counters, heartbeat_ms), 128);
+        assert_eq!(offset_of!(Counters, messages), 144);
+        assert_eq!(offset_of!(Counters, handoff_time), 152);
+        assert_eq!(offset_of!(Counters, handshake_time), 152 + 144);
+        assert_eq!(size_of::<Counters>(), 152 + 5 * 144);
+    }
+
     #[test]
     fn another_page_is_not_a_scoreboard() {
         let (_page, memory) = SharedPage::<Counters>::create("other").unwrap();

@@ -9,11 +9,13 @@ use std::time::Duration;
 use common::exhaustion::is_exhaustion;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::client_socket::{ClientSocket, Sight};
 use crate::cluster::Cluster;
 use crate::listener::Listener;
+use crate::watched::MustEnd;
 
 /// When descriptors are used up, accepting pauses that long: connections wait
 /// in the kernel's backlog meanwhile.
@@ -44,6 +46,8 @@ pub(crate) async fn run(
             Ok(socket) => {
                 exhausted = false;
                 receive(&cluster, socket, &mut heads);
+                // However many there are: others have work on this thread as well.
+                consume_budget().await;
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {
@@ -86,7 +90,10 @@ fn receive(
 ) {
     match socket.look(&cluster.reading) {
         Sight::Incomplete { .. } => {
-            heads.spawn(await_head(cluster.clone(), socket));
+            // Here, not when the task begins: of many that come at once none has begun when there is no
+            // permit for the next, and one of them has to go.
+            let must_end = cluster.watched.enter();
+            heads.spawn(await_head(cluster.clone(), socket, must_end));
         }
         sight => act(cluster, socket, sight),
     }
@@ -94,9 +101,12 @@ fn receive(
 
 /// The result is a connection whose head had not come when the cluster was handed
 /// over.
-async fn await_head(cluster: Arc<Cluster>, socket: ClientSocket) -> Option<ClientSocket> {
+async fn await_head(
+    cluster: Arc<Cluster>,
+    socket: ClientSocket,
+    must_end: MustEnd,
+) -> Option<ClientSocket> {
     let deadline = Instant::now() + cluster.config.head_time;
-    let must_end = cluster.watched.enter();
     let (socket, sight) = tokio::select! {
         watched = socket.watch(deadline, &cluster.reading, cluster.handed_over()) => watched.ok()?,
         () = must_end.ended() => return None,

@@ -105,6 +105,7 @@ impl Cluster {
         let limits = Limits {
             connections: config.max_connections,
             of_address: config.max_connections_per_address,
+            new_of_address: config.max_new_connections_per_address,
         };
         let mut pool = Pool::new(config.balance, held_max, limits);
         if let Some(node) = config.node {
@@ -219,7 +220,7 @@ impl Cluster {
     /// Routes a connection whose first request has arrived.
     pub(crate) fn place(&self, mut socket: ClientSocket, claim: Claim) {
         socket.set_known();
-        let refused = self.pool().place(socket, claim, Instant::now());
+        let refused = self.pool().enter(socket, claim, Instant::now());
         self.staged.notify_one();
         self.refuse(refused);
     }

@@ -63,6 +63,10 @@ pub struct MasterConfig {
     /// Most connections of one client address, of a /64 network with IPv6.
     /// Default none: whole offices share an address.
     pub max_connections_per_address: Option<u32>,
+    /// Most connections a second of one client address, of a /64 network with IPv6, that bring no
+    /// session id: those that may open a session, and with TLS all of them. As many as five seconds
+    /// allow may come at once. Default none.
+    pub max_new_connections_per_address: Option<u32>,
     /// A worker whose event loop does not run for that long is killed, and so is
     /// an id's holder that does not say Hello for that long to a new master.
     /// Default 15 s.
@@ -111,6 +115,7 @@ impl MasterConfig {
             head_max: 8 * 1024,
             max_connections: None,
             max_connections_per_address: None,
+            max_new_connections_per_address: None,
             stuck_time: Duration::from_secs(15),
             drain_time: Duration::from_secs(10),
             rebalance: None,

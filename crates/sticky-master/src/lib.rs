@@ -3,6 +3,7 @@
 
 mod accept;
 mod address_counts;
+mod address_rates;
 mod balance;
 mod client_socket;
 mod cluster;

@@ -116,7 +116,7 @@ impl MasterHandle {
         self.order(Command::Reload).await
     }
 
-    /// Has that many workers from now on, 1 to [`WORKERS_MAX`]. Resolves when new
+    /// Has that many workers from now on, 1 to [`WORKERS_MAX`](crate::WORKERS_MAX). Resolves when new
     /// ones take clients, or those too many have begun to drain.
     ///
     /// # Errors

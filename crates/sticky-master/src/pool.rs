@@ -12,6 +12,7 @@ use common::worker_id::{NodeId, WorkerId};
 use tokio::time::Instant;
 
 use crate::address_counts;
+use crate::address_rates::AddressRates;
 use crate::balance::{self, Balance, Balancer, Candidate, Choice};
 use crate::client_socket::ClientSocket;
 use crate::member::{Member, Routed};
@@ -39,6 +40,8 @@ pub(crate) struct Limits {
     pub connections: Option<u64>,
     /// Of one address.
     pub of_address: Option<u32>,
+    /// Of one address in a second, without a session.
+    pub new_of_address: Option<u32>,
 }
 
 /// Where a socket should go.
@@ -62,6 +65,7 @@ pub(crate) struct Pool {
     /// hold, so that a frozen worker cannot stop it from accepting.
     held_max: usize,
     balancer: Balancer,
+    newcomers: Option<AddressRates>,
     waiting: VecDeque<Waiting>,
     /// Until then a worker may come for those who find none.
     expected_until: Option<Instant>,
@@ -80,6 +84,7 @@ impl Pool {
             members: BTreeMap::new(),
             held_max,
             balancer: Balancer::new(method),
+            newcomers: limits.new_of_address.map(AddressRates::new),
             waiting: VecDeque::new(),
             expected_until: None,
             candidates: Vec::new(),
@@ -138,6 +143,23 @@ impl Pool {
     /// How many connections wait for a place.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.len() as u64
+    }
+
+    /// The same as [`place`](Self::place), for one that comes in.
+    pub(crate) fn enter(
+        &mut self,
+        socket: ClientSocket,
+        claim: Claim,
+        now: Instant,
+    ) -> Option<Refused> {
+        if let Some(newcomers) = &mut self.newcomers
+            && matches!(claim, Claim::New | Claim::Affine(_))
+            && let Some(client) = socket.client()
+            && !newcomers.admits(address_counts::counted(client), now)
+        {
+            return Some((socket, Refusal::TooFastOfAddress));
+        }
+        self.place(socket, claim, now)
     }
 
     /// Finds a place for a connection whose first request says `claim`. What is

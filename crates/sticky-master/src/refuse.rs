@@ -19,11 +19,13 @@ pub(crate) enum Refusal {
     TooMany,
     /// The same, of one address.
     TooManyOfAddress,
+    /// Too many come of one address within a short time.
+    TooFastOfAddress,
 }
 
 impl Refusal {
     /// All there are.
-    pub(crate) const ALL: [Refusal; 8] = [
+    pub(crate) const ALL: [Refusal; 9] = [
         Refusal::NotHttp,
         Refusal::NotTls,
         Refusal::NoProxyHeader,
@@ -32,6 +34,7 @@ impl Refusal {
         Refusal::NoWorker,
         Refusal::TooMany,
         Refusal::TooManyOfAddress,
+        Refusal::TooFastOfAddress,
     ];
 
     /// The status code.
@@ -39,7 +42,7 @@ impl Refusal {
         match self {
             Refusal::NotHttp | Refusal::NotTls | Refusal::NoProxyHeader => 400,
             Refusal::HeadTooSlow => 408,
-            Refusal::TooManyOfAddress => 429,
+            Refusal::TooManyOfAddress | Refusal::TooFastOfAddress => 429,
             Refusal::HeadTooLarge => 431,
             Refusal::NoWorker | Refusal::TooMany => 503,
         }
@@ -56,6 +59,7 @@ impl Refusal {
             Refusal::NoWorker => "no worker could serve",
             Refusal::TooMany => "too many connections",
             Refusal::TooManyOfAddress => "too many connections of one address",
+            Refusal::TooFastOfAddress => "too many new connections of one address",
         }
     }
 
@@ -95,6 +99,11 @@ impl Refusal {
                 "Too Many Requests",
                 "Retry-After: 1\r\n",
                 "There are too many connections of this address.\n",
+            ),
+            Refusal::TooFastOfAddress => (
+                "Too Many Requests",
+                "Retry-After: 1\r\n",
+                "Too many new connections come from this address.\n",
             ),
         };
         format!(

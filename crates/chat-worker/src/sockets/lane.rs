@@ -19,6 +19,7 @@ use super::Sockets;
 use super::client::{argument, cut, cut_if_full, queued};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
+use super::pace::Pace;
 use super::session_sockets::end;
 use super::{history, leave, lobby, login, private_message, users_page, workspaces};
 use crate::chat::reply::{Code, Refusal, StoredAck};
@@ -172,6 +173,7 @@ pub(super) struct Lane {
 struct Queue {
     jobs: VecDeque<Job>,
     bytes: usize,
+    pace: Pace,
     running: bool,
     /// Whether the socket counts among its user's that are caught up after a gap.
     online: bool,
@@ -201,6 +203,7 @@ impl Lane {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
                 bytes: 0,
+                pace: Pace::default(),
                 running: false,
                 online: false,
                 announced: false,
@@ -303,6 +306,11 @@ impl Lane {
                 }
                 Job::Event(_) if self.queue().ended => {}
                 Job::Event(mut event) => {
+                    let allowed = self.sockets.events_per_second;
+                    let wait = self.queue().pace.next(allowed, Instant::now());
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     // However large the answer: what waits before it is what counts.
                     if queued(&event.socket, 0) > self.sockets.max_buffered {
                         cut(&event.socket);

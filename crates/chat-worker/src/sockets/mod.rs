@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,7 @@ mod lobby;
 mod log_out;
 mod login;
 pub(crate) mod outside;
+mod pace;
 mod presence;
 mod private_message;
 mod rooms;
@@ -84,6 +86,8 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_buffered: u64,
+    /// How many events of one socket are dealt with in a second, if that is bounded.
+    events_per_second: Option<NonZeroU32>,
     /// How long a client that was sent to another worker is expected there.
     presence_grace: Duration,
     observer: OnceLock<Box<dyn Fn(Happening) + Send + Sync>>,
@@ -114,6 +118,7 @@ impl Sockets {
             tasks: TaskTracker::new(),
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
+            events_per_second: config.events_per_second,
             presence_grace: config.presence_grace,
             observer: OnceLock::new(),
             leaving: OnceLock::new(),

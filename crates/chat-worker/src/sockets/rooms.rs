@@ -10,8 +10,10 @@ use socketioxide::handler::{
     ConnectHandler, DisconnectHandler, FromMessageParts, MessageHandler, Value,
 };
 use socketioxide::socket::{DisconnectReason, Socket};
+use tokio::time::Instant;
 
 use super::client::cut_if_full;
+use super::pace::Pace;
 use super::{Sockets, connect};
 use crate::chat::outside::{ROOM_CODE_MAX, room_code};
 use crate::chat::reply::{Code, Refusal};
@@ -61,6 +63,7 @@ struct Visitor {
 struct Rooms {
     names: HashSet<String>,
     joining: usize,
+    pace: Pace,
 }
 
 struct OnEvent {
@@ -87,6 +90,11 @@ impl MessageHandler<Adapter, OnEvent> for OnEvent {
             cut_if_full(&socket, answer.send(&Refusal::invalid(expected).ack()));
             return;
         };
+        let allowed = self.visitor.sockets.events_per_second;
+        if !self.visitor.rooms().pace.admits(allowed, Instant::now()) {
+            cut_if_full(&socket, answer.send(&Refusal::rate_limited().ack()));
+            return;
+        }
         let socket = SocketRef::from(socket);
         match self.action {
             Action::Join => self.visitor.join(&socket, room, answer),
