@@ -46,6 +46,14 @@ man: build ## write the manual pages to target/man
 	mkdir -p $(CARGO_TARGET_DIR)/man
 	$(BINARY) man $(CARGO_TARGET_DIR)/man
 
+.PHONY: deb
+deb: build ## make a Debian package in target/debian
+	@BINARY=$(BINARY) scripts/deb.sh $(CARGO_TARGET_DIR)/debian
+
+.PHONY: static
+static: tools-musl web ## build a binary without any library, for any Linux, in target/x86_64-unknown-linux-musl/release
+	cargo build --release --locked --package chat-cluster --target $(shell uname -m)-unknown-linux-musl
+
 .PHONY: web
 web: web/dist/index.html ## build the page, and install the client bundle, that the binary serves
 
@@ -82,6 +90,10 @@ build-bench: build
 .PHONY: bench
 bench: tools-redis tools-peers build-bench $(call npm_stamp,$(bench_js)) ## measure ours and its peers, write docs/benchmarks.md; QUICK=1 for a minute's worth
 	BINARY=$(BINARY) $(CARGO_TARGET_DIR)/release/bench compare $(if $(QUICK),--quick) $(if $(QUICK)$(ONLY),,--report docs/benchmarks.md) $(bench_flags)
+
+.PHONY: bench-watch
+bench-watch: build-bench $(call npm_stamp,tests) ## what `status --watch` costs the master while it hands over 100,000 sockets
+	@cd tests && BENCH=$(CARGO_TARGET_DIR)/release/bench CHAT_CLUSTER_BINARY=$(BINARY) node operations/watch_cost.mjs
 
 .PHONY: bench-rooms
 bench-rooms: tools-redis build-bench ## what a message to one of 20,000 rooms costs Redis with 2, 4 and 8 workers
@@ -156,13 +168,17 @@ js: $(foreach folder,$(js_folders),$(call npm_stamp,$(folder)))
 	cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-promtool tools-lint
+.PHONY: tools-redis tools-cc tools-cxx tools-systemd tools-disk tools-peers tools-network tools-browser tools-schemathesis tools-promtool tools-musl tools-lint
 tools-redis:
 	@scripts/need.sh redis-server redis-server
 tools-perf:
 	@scripts/need.sh perf linux-perf
 tools-cc:
 	@scripts/need.sh cc gcc libc6-dev
+# For the static binary.
+tools-musl:
+	@scripts/need.sh musl-gcc musl-tools
+	@rustup target list --installed | grep -qx "$$(uname -m)-unknown-linux-musl" || rustup target add "$$(uname -m)-unknown-linux-musl"
 # For libFuzzer.
 tools-cxx:
 	@scripts/need.sh c++ g++

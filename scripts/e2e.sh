@@ -34,7 +34,7 @@ on() {
       redis-cluster*:page_* | redis-cluster*:*_clients.* | redis-cluster*:slow_readers.*) ;;
       redis-cluster*:balancing.* | redis-cluster*:command_line.* | redis-cluster*:deployment.* | redis-cluster*:engine_io.*) ;;
       redis-cluster*:operations.* | redis-cluster*:operators_commands.* | redis-cluster*:systemd.* | redis:systemd.*) ;;
-      redis-cluster*:status.* | redis-cluster*:admin.* | redis*:your_own_app.* | redis*:own_app_protocol.* | redis*:python_worker.*) ;;
+      redis-cluster*:status.* | redis-cluster*:admin.* | redis-cluster*:config.* | redis*:logs.* | redis*:your_own_app.* | redis*:own_app_protocol.* | redis*:python_worker.*) ;;
       redis-cluster*:hostile_flood.* | redis-cluster*:limits.* | redis-cluster*:polling_sticks.* | redis-cluster*:publish_openapi.*) ;;
       redis-cluster*:protocol_conformance.* | redis-cluster*:real_proxies.* | redis-cluster*:shared_connections.* | redis-cluster*:tls.*) ;;
       embedded:redis_* | redis:embedded_* | redis:redis_cluster_* | redis-cluster*:embedded_* | redis-cluster*:redis_*) ;;

@@ -1,5 +1,5 @@
 // A real systemd as the first process of namespaces of its own: with directories for temporary files and units that are empty,
-// and layers over /etc, /usr/bin and /var/lib, all of which end with it. It shares the network and the processors. Root only.
+// and layers over what packages are installed into, all of which end with it. It shares the network and the processors. Root only.
 import { execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
@@ -19,7 +19,7 @@ const UNITS = ['bare', 'basic', 'sysinit', 'shutdown', 'sockets', 'multi-user', 
 const BOOT = `set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1"
-for place in etc usr/bin var/lib; do
+for place in etc usr/bin usr/share usr/lib/sysusers.d var/lib; do
   layer=$1/$place
   mkdir -p "$layer/upper" "$layer/work"
   mount -t overlay overlay -o "lowerdir=/$place,upperdir=$layer/upper,workdir=$layer/work" "/$place"

@@ -5,7 +5,7 @@ import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { temporaryDirectory } from '../harness/cluster.mjs';
-import { BINARY, CHECKOUT, Run } from '../harness/run.mjs';
+import { BINARY, CHECKOUT, finished, Run } from '../harness/run.mjs';
 
 const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
 const unit = readFileSync(join(CHECKOUT, 'packaging/systemd/chat-cluster.service'), 'utf8');
@@ -48,4 +48,34 @@ test('the binary reads the variables that the compose file, the image and the un
   const named = files.flatMap((file) => readFileSync(join(CHECKOUT, file), 'utf8').match(/\b(CHAT_CLUSTER_[A-Z_]+|REDIS_URL|PORT)(?=[=:])/g));
   assert.ok(named.length >= 4);
   for (const variable of new Set(named)) assert.ok(help.stdout.includes(variable), variable);
+});
+
+test('the composition for two hosts starts nodes that accept its settings, and a balancer that accepts its file', async () => {
+  const file = readFileSync(join(CHECKOUT, 'packaging/docker/two-hosts.yml'), 'utf8');
+  const directory = temporaryDirectory();
+  const secrets = { 'redis-url': 'redis://:password@redis:6379', 'cluster-secret': 'correct horse battery staple' };
+  for (const [name, text] of Object.entries(secrets)) writeFileSync(join(directory, name), `${text}\n`);
+  const variables = [...file.matchAll(/^ +((?:CHAT_CLUSTER|PORT)\w*): (.+)$/gm)].map(([, name, value]) => [name, value.replace('/run/secrets', directory)]);
+  assert.deepEqual(variables.filter(([name]) => name === 'CHAT_CLUSTER_NODE_NAME').map(([, value]) => value), ['node-1', 'node-2']);
+  // Of the second node, since what comes later wins; PORT is the image's.
+  const { code, stderr } = await finished(['config', 'check'], { env: { PORT: '3000', ...Object.fromEntries(variables) } });
+  assert.equal(code, 0, stderr);
+  const checked = spawnSync('haproxy', ['-c', '-f', join(CHECKOUT, 'packaging/docker/haproxy.cfg')], { encoding: 'utf8' });
+  assert.equal(checked.status, 0, checked.stderr);
+});
+
+test('the file of options that packages install is one, as it is and with every line in it used', async () => {
+  const text = readFileSync(join(CHECKOUT, 'packaging/chat-cluster.toml'), 'utf8');
+  const directory = temporaryDirectory();
+  const [as, used] = ['as-it-is.toml', 'used.toml'].map((name) => join(directory, name));
+  writeFileSync(as, text);
+  writeFileSync(join(directory, 'redis-url'), 'redis://:password@10.0.0.9:6379');
+  // All but the certificate, which is not there.
+  writeFileSync(used, text.replaceAll(/^#(?=[a-z-]+ = )/gm, '').replaceAll(/^tls-.*$/gm, '').replace('/etc/chat-cluster', directory));
+  for (const file of [as, used]) {
+    const { code, stderr } = await finished(['--config', file, 'config', 'check']);
+    assert.equal(code, 0, stderr);
+  }
+  const { stdout } = await finished(['--config', used, 'config', 'print']);
+  assert.match(stdout, /^redis-file = .*used\.toml:\d+$/m);
 });

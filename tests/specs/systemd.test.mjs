@@ -1,5 +1,6 @@
 // The unit files under a real systemd, as they are in packaging/, but for the port.
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ChatUser } from '../harness/client.mjs';
@@ -84,4 +85,42 @@ test('systemd holds the socket: the master is killed, and stands still, and no c
   assert.deepEqual(user.disconnects, [], 'the connection never broke');
   await systemd.must('systemctl', 'stop', 'chat-cluster.socket', 'chat-cluster');
   assert.deepEqual((await workers(systemd)).all, []);
+});
+
+test('the Debian package: installed, started, upgraded without a refused connection, removed and purged', { skip: why }, async (t) => {
+  const directory = temporaryDirectory();
+  const { status, stdout, stderr } = spawnSync(join(CHECKOUT, 'scripts/deb.sh'), [directory], { env: { ...process.env, BINARY }, encoding: 'utf8' });
+  assert.equal(status, 0, stderr);
+  const deb = stdout.trim();
+  const systemd = await Systemd.start(t, directory);
+  const port = await freePort();
+  await systemd.install(deb, '/tmp/chat-cluster.deb');
+  const dpkg = (...words) => systemd.must('dpkg', ...words);
+  await dpkg('--install', '/tmp/chat-cluster.deb');
+  const exists = async (path) => (await systemd.run('test', '-e', path)).code === 0;
+  for (const path of ['/usr/share/man/man1/chat-cluster.1.gz', '/usr/share/bash-completion/completions/chat-cluster', '/usr/share/doc/chat-cluster/copyright']) {
+    assert.ok(await exists(path), path);
+  }
+  assert.equal(await systemd.must('stat', '-c', '%a %G', '/etc/chat-cluster'), '750 chat-cluster');
+  await systemd.write(`workers = 2\nlisten = ["127.0.0.1:${port}"]\ndrain-time = "1s"\n`, '/etc/chat-cluster/chat-cluster.toml');
+  await systemd.must('systemctl', 'start', 'chat-cluster');
+  const server = { url: `http://127.0.0.1:${port}`, host: '127.0.0.1', port };
+  assert.equal((await request(server, '/healthz')).status, 200);
+  const before = await workers(systemd);
+  assert.equal(before.all.length, 2, 'its file of options is read');
+
+  // The same once more is an upgrade, in which the changed file of options stays.
+  const user = await ChatUser.logIn(server, { username: 'ann' });
+  t.after(() => user.close());
+  await dpkg('--force-confold', '--install', '/tmp/chat-cluster.deb');
+  const after = await workers(systemd);
+  assert.equal(after.main, before.main);
+  assert.ok(after.all.every((pid) => !before.all.includes(pid)), 'new workers');
+  assert.equal((await user.send(user, 'still here')).ok, true);
+
+  await dpkg('--remove', 'chat-cluster');
+  assert.equal(await systemd.property('chat-cluster', 'ActiveState'), 'inactive');
+  assert.ok(await exists('/var/lib/chat-cluster/chat.db'), 'what people wrote is there');
+  await dpkg('--purge', 'chat-cluster');
+  assert.ok(!(await exists('/var/lib/chat-cluster')) && !(await exists('/etc/chat-cluster')));
 });

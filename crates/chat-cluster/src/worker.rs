@@ -10,6 +10,7 @@ use chat_worker::chat::workspace::WorkspacePolicy;
 use chat_worker::nodes::{self, NodeName, NodeRegister};
 use chat_worker::store::sqlite::Durability;
 use chat_worker::{Backend, Chat, ChatConfig, Embedded, Happening, parse_redis_url};
+use common::sid_tag::SidTag;
 use serde::{Deserialize, Serialize};
 use sticky_worker::{
     ClusterSecret, NodeAddresses, NodeId, TlsFiles, TrustedProxies, TrustedProxy, Worker,
@@ -291,7 +292,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
     config.orphan_time = settings.orphan_time;
     settings.serving.apply(&mut config)?;
     // All tasks of this process run on this thread, inside this span.
-    let span = tracing::info_span!("worker", id = config.worker.0);
+    let tag = SidTag {
+        node: config.node,
+        worker: config.worker,
+    };
+    let tag = String::from_utf8_lossy(&tag.encode()).into_owned();
+    let span = tracing::info_span!("worker", id = config.worker.0, tag);
     let _inside = span.enter();
     block_on(serve(config, settings))
 }

@@ -1,6 +1,7 @@
 //! A socket arrives: who it is, and what is registered for it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -109,7 +110,7 @@ impl ConnectHandler<Adapter, Connect> for Connect {
 /// Registers what every socket of a session needs, and the events that it may send.
 fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static str, Kind)]) {
     let (sid, ns, user) = (socket.id, socket.ns(), &lane.session.user);
-    tracing::debug!(%sid, ns, user, "connected");
+    tracing::debug!(client = address(socket), %sid, ns, user, "connected");
     // Before others can hear of the socket.
     socket.extensions.insert(User::of(&lane.session));
     bound(&lane.sockets, socket);
@@ -125,9 +126,6 @@ fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static s
 /// Lets the adapter know the socket, and bounds what may wait for it.
 pub(super) fn bound(sockets: &Sockets, socket: &Arc<Socket<Adapter>>) {
     let extensions = &socket.req_parts().extensions;
-    let address = extensions.get::<ClientAddress>();
-    let address = address.and_then(|address| address.0);
-    tracing::debug!(sid = %socket.id, ns = socket.ns(), ?address, "a socket");
     let reference = SocketRef::from(socket.clone());
     sockets.adapter.connected(&reference);
     if let Some(client) = extensions.get::<ClientHandle>().cloned() {
@@ -139,6 +137,14 @@ pub(super) fn bound(sockets: &Sockets, socket: &Arc<Socket<Adapter>>) {
             .adapter
             .on_overflow(&reference, move || client.cut());
     }
+}
+
+/// Whose it is, for the log; nothing of a client that came by a Unix socket.
+pub(super) fn address(
+    socket: &Socket<Adapter>,
+) -> Option<tracing::field::DisplayValue<SocketAddr>> {
+    let address = socket.req_parts().extensions.get::<ClientAddress>()?;
+    address.0.map(tracing::field::display)
 }
 
 struct OnEvent {
@@ -175,7 +181,7 @@ impl DisconnectHandler<Adapter, OnDisconnect> for OnDisconnect {
             sockets, session, ..
         } = &*self.lane;
         let (sid, ns) = (socket.id, socket.ns());
-        tracing::debug!(%sid, ns, user = session.user, ?reason, "disconnected");
+        tracing::debug!(client = address(&socket), %sid, ns, user = session.user, ?reason, "disconnected");
         // Out of its rooms at once: the client may come back under the same id.
         sockets.adapter.disconnected(ns, sid);
         sockets.sessions.remove(&session.id, &socket);

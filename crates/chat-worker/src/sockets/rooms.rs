@@ -38,6 +38,8 @@ impl ConnectHandler<Adapter, Connect> for Connect {
             sockets: self.0.clone(),
             rooms: Mutex::default(),
         });
+        let client = connect::address(&socket);
+        tracing::debug!(client, sid = %socket.id, ns = NAMESPACE, "connected");
         connect::bound(&self.0, &socket);
         for (name, action) in [("join", Action::Join), ("leave", Action::Leave)] {
             let visitor = visitor.clone();
@@ -164,9 +166,11 @@ impl DisconnectHandler<Adapter, OnDisconnect> for OnDisconnect {
     fn call_with_defer(
         &self,
         socket: Arc<Socket<Adapter>>,
-        _reason: DisconnectReason,
+        reason: DisconnectReason,
         remove: fn(Arc<Socket<Adapter>>),
     ) {
+        let client = connect::address(&socket);
+        tracing::debug!(client, sid = %socket.id, ns = NAMESPACE, ?reason, "disconnected");
         self.0.adapter.disconnected(NAMESPACE, socket.id);
         remove(socket);
     }
