@@ -39,7 +39,7 @@ build: tools-cc web ## build the release binary
 # Of the parts that the Rust tests are made of, too: a release build of it has other features, and takes a minute.
 .PHONY: examples
 examples: ## build the examples: an app that is not the chat, and a master for workers of any kind
-	cargo build --locked --workspace --bin your-own-app --bin with_redis --example master
+	cargo build --locked --workspace --bin your-own-app --bin smallest --bin with_redis --example master
 
 .PHONY: man
 man: build ## write the manual pages to target/man
@@ -142,8 +142,9 @@ fuzz: tools-cc tools-cxx ## fuzz what parses bytes of strangers; FUZZ_TIME=600 i
 	@FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 .PHONY: lint
-lint: tools-cc tools-lint js ## formatting, clippy, documentation, eslint and the page's types; warnings are errors
+lint: tools-cc tools-lint js ## formatting, clippy, documentation, dependencies, eslint and the page's types; warnings are errors
 	cargo fmt --all --check
+	@scripts/deny.sh $(CARGO_TARGET_DIR)/tools/deny
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	npm --prefix web run --silent lint

@@ -12,6 +12,6 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test --workspace --locked --no-run
 fi
-cargo build --locked --workspace --bin your-own-app --bin with_redis --example master
+cargo build --locked --workspace --bin your-own-app --bin smallest --bin with_redis --example master
 wait "$release"
 trap - EXIT

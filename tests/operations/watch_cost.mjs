@@ -15,7 +15,7 @@ const ran = (pid) => Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').spl
 async function measure(watched) {
   const cluster = await startCluster({ workers: 2 });
   try {
-    const watch = watched && new Run(['status', '--watch', '--runtime-dir', cluster.runtimeDir]);
+    const watch = watched ? new Run(['status', '--watch', '--runtime-dir', cluster.runtimeDir]) : undefined;
     await watch?.line(/MSG\/S/);
     const seconds = HANDOFFS / RATE;
     const [before, began] = [ran(cluster.pid), performance.now()];

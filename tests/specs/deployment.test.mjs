@@ -79,3 +79,9 @@ test('the file of options that packages install is one, as it is and with every 
   const { stdout } = await finished(['--config', used, 'config', 'print']);
   assert.match(stdout, /^redis-file = .*used\.toml:\d+$/m);
 });
+
+test('the README\'s app of one\'s own is the one that is built with the examples', () => {
+  const readme = readFileSync(join(CHECKOUT, 'README.md'), 'utf8');
+  const program = readFileSync(join(CHECKOUT, 'examples/your-own-app/src/bin/smallest.rs'), 'utf8');
+  assert.ok(readme.includes(`\`\`\`rust\n${program}\`\`\`\n`), 'put smallest.rs into the README');
+});
