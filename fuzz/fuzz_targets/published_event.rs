@@ -7,7 +7,7 @@ use chat_worker::chat::message::Draft;
 use chat_worker::chat::outside::OutsideEvent;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = OutsideEvent::read(bytes);
+    let _ = OutsideEvent::from_json(bytes);
     if let Ok(payload) = serde_json::from_slice(bytes) {
         let _ = Draft::from_payload(payload, 64 * 1024);
     }
