@@ -16,7 +16,8 @@ COPY --from=web /build/web/dist web/dist
 # The caches are not part of the image, so the binary is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
-    cargo build --release --locked && install -D target/release/chat-cluster /out/chat-cluster
+    cargo build --release --locked && install -D target/release/chat-cluster /out/chat-cluster \
+    && strip --strip-debug /out/chat-cluster
 
 # The same Debian as the build stage: the binary uses its glibc.
 FROM debian:bookworm-slim

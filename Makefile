@@ -63,7 +63,6 @@ web/dist/index.html: $(call npm_stamp,web) $(web_sources)
 
 .PHONY: test
 test: tools-redis tools-systemd tools-disk tools-network tools-browser tools-schemathesis tools-promtool js tools-cc web ## every test: Rust, documentation, the page, and end to end on the release binary
-	scripts/build_for_tests.sh
 	@BINARY=$(BINARY) scripts/test.sh
 
 .PHONY: test-e2e
