@@ -54,7 +54,7 @@ suite page npm --prefix web test
 
 if wait "$build"; then
   tail -n 1 "$results/build"
-  cargo build --locked --workspace --bin your-own-app --bin smallest --bin with_redis --example master || status=1
+  make --no-print-directory examples || status=1
   suite e2e scripts/e2e.sh
 else
   cat "$results/build"

@@ -78,6 +78,10 @@ test('the file of options that packages install is one, as it is and with every 
   }
   const { stdout } = await finished(['--config', used, 'config', 'print']);
   assert.match(stdout, /^redis-file = .*used\.toml:\d+$/m);
+  // What is in the file stays there, and what was printed is such a file again.
+  assert.match(stdout, /^# redis +# not set$/m);
+  writeFileSync(used, stdout);
+  assert.equal((await finished(['--config', used, 'config', 'check'])).code, 0);
 });
 
 test('the README\'s app of one\'s own is the one that is built with the examples', () => {

@@ -1,14 +1,12 @@
 // What the test suites of the Engine.IO and the Socket.IO protocol ask of a server, of the example of an app that is not
 // ours, on its four workers. Each request and each WebSocket has a connection of its own.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { join, resolve } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { WebSocket } from 'ws';
 import { request } from '../harness/http.mjs';
-import { endsWithUs } from '../harness/leftovers.mjs';
 import { CHECKOUT, Run } from '../harness/run.mjs';
-import { inParallel, until, within } from '../harness/wait.mjs';
+import { inParallel, until } from '../harness/wait.mjs';
+import { Wire } from '../harness/wire.mjs';
 
 /** `make examples` puts it there. */
 const APP = resolve(process.env.CARGO_TARGET_DIR ?? join(CHECKOUT, 'target'), 'debug/your-own-app');
@@ -26,48 +24,13 @@ before(async () => {
 });
 after(() => app.kill());
 
-/** A WebSocket, and what it was told: text, or binary as a Buffer. */
-class Wire {
-  constructor(query) {
-    this.ws = new WebSocket(`ws://${server.host}:${server.port}/socket.io/?${query}`);
-    this.packets = [];
-    endsWithUs(() => this.ws.terminate());
-    this.ws.on('error', () => {}); // `close` follows
-    this.ws.on('close', () => (this.closed = true));
-    this.ws.on('message', (bytes, isBinary) => this.packets.push(isBinary ? bytes : bytes.toString()));
-  }
-
-  /** Opens one; `pong`: answers pings. */
-  static async open(query = 'EIO=4&transport=websocket', { pong = true } = {}) {
-    const wire = new Wire(query);
-    if (pong) wire.ws.on('message', (bytes, isBinary) => !isBinary && bytes.toString() === '2' && wire.ws.send('3'));
-    await within(once(wire.ws, 'open'), 'the WebSocket is open');
-    return wire;
-  }
-
-  /** One that is in a namespace, whose `auth` was told. */
-  static async connected(namespace = '') {
-    const wire = await Wire.open();
-    await wire.next(/^0/);
-    wire.ws.send(`40${namespace}`);
-    await wire.next(/^40/);
-    await wire.next(/^42.*\["auth"/);
-    return wire;
-  }
-
-  /** Waits for a text packet of that form and takes it; or for the next binary one. */
-  async next(pattern) {
-    const isIt = (packet) => (pattern ? typeof packet === 'string' && pattern.test(packet) : typeof packet !== 'string');
-    const index = await until(() => {
-      const found = this.packets.findIndex(isIt);
-      return found >= 0 && found + 1;
-    }, `a packet ${pattern ?? 'that is binary'}; there are ${this.packets}`);
-    return this.packets.splice(index - 1, 1)[0];
-  }
-
-  async ends() {
-    await until(() => this.closed, 'the WebSocket is closed');
-  }
+/** One that is in a namespace, whose `auth` was told. */
+async function connected(namespace = '') {
+  const wire = await Wire.session(server);
+  wire.send(`40${namespace}`);
+  await wire.next(/^40/);
+  await wire.next(/^42.*\["auth"/);
+  return wire;
 }
 
 const get = (path) => request(server, path);
@@ -85,7 +48,7 @@ describe('Engine.IO', () => {
     const { status, body } = await get(POLLING);
     assert.equal(status, 200);
     assert.equal(body[0], '0');
-    const wire = await Wire.open();
+    const wire = await Wire.open(server);
     for (const [packet, upgrades] of [[body, ['websocket']], [await wire.next(/^0/), []]]) {
       const { sid, ...rest } = JSON.parse(packet.slice(1));
       assert.match(sid, /^[A-Za-z0-9_-]{16,20}$/);
@@ -100,19 +63,19 @@ describe('Engine.IO', () => {
     }
     for (const method of ['POST', 'PUT']) assert.equal((await request(server, POLLING, { method, body: '' })).status, 400, method);
     for (const query of ['EIO=abc&transport=websocket', 'EIO=4&transport=abc', 'EIO=4', 'EIO=4&transport=websocket&sid=zzz']) {
-      await new Wire(query).ends();
+      await new Wire(server, '', { protocol: query }).ended(query);
     }
   });
 
   test('who answers pings stays, who does not is gone, on both transports', async () => {
     const steady = await openPolling();
-    const [silent, calm, mute] = [await openPolling(), await Wire.open(), await Wire.open(undefined, { pong: false })];
+    const [silent, calm, mute] = [await openPolling(), await Wire.open(server), await Wire.open(server, '', { pong: false })];
     for (let n = 0; n < 3; n++) {
       assert.equal((await get(steady)).body, '2');
       assert.deepEqual(await post(steady, '3').then(({ status, body }) => [status, body]), [200, 'ok']);
     }
-    await mute.ends();
-    assert.equal(calm.closed, undefined);
+    await mute.ended('it does not answer');
+    assert.equal(calm.closed, false);
     await until(async () => (await get(silent)).status === 400, 'the polling session that was silent is gone');
   });
 
@@ -123,25 +86,25 @@ describe('Engine.IO', () => {
     assert.equal(status, 200);
     assert.ok([200, 400].includes((await poll).status));
     assert.equal((await get(path)).status, 400);
-    const wire = await Wire.open();
-    wire.ws.send('1');
-    await wire.ends();
+    const wire = await Wire.open(server);
+    wire.send('1');
+    await wire.ended('it has to');
   });
 
   test('an upgrade: probe, noop for the poll that waits, and then WebSocket only', async () => {
     const path = await openPolling();
     const sid = path.slice(path.indexOf('sid=') + 4);
     const poll = get(path);
-    const wire = await Wire.open(`EIO=4&transport=websocket&sid=${sid}`);
-    wire.ws.send('2probe');
+    const wire = await Wire.open(server, `&sid=${sid}`);
+    wire.send('2probe');
     await wire.next(/^3probe$/);
     assert.ok(['6', '2'].includes((await poll).body));
-    wire.ws.send('5');
-    wire.ws.send('40');
+    wire.send('5');
+    wire.send('40');
     await wire.next(/^40\{/);
     assert.equal((await get(path)).status, 400);
-    await new Wire(`EIO=4&transport=websocket&sid=${sid}`).ends();
-    wire.ws.send('42["message","still here"]');
+    await new Wire(server, `&sid=${sid}`).ended('upgraded already');
+    wire.send('42["message","still here"]');
     await wire.next(/^42\["message-back","still here"\]$/);
   });
 });
@@ -154,58 +117,58 @@ describe('Socket.IO', () => {
       ['40/custom,', /^40\/custom,\{"sid":"[^"]+"\}$/, '42/custom,["auth",{}]'],
       ['40/custom,{"token":"abc"}', /^40\/custom,\{"sid":"[^"]+"\}$/, '42/custom,["auth",{"token":"abc"}]'],
     ]) {
-      const wire = await Wire.open();
+      const wire = await Wire.open(server);
       await wire.next(/^0/);
-      wire.ws.send(sent);
+      wire.send(sent);
       await wire.next(connected);
       assert.equal(await wire.next(/^42/), auth);
     }
-    const wire = await Wire.open();
+    const wire = await Wire.open(server);
     await wire.next(/^0/);
-    wire.ws.send('40/random');
+    wire.send('40/random');
     assert.equal(await wire.next(/^44/), '44/random,{"message":"Invalid namespace"}');
   });
 
   test('DISCONNECT leaves one namespace and not the other', async () => {
-    const wire = await Wire.connected();
-    wire.ws.send('40/custom,');
+    const wire = await connected();
+    wire.send('40/custom,');
     await wire.next(/^42\/custom,\["auth"/);
-    wire.ws.send('41');
-    wire.ws.send('42/custom,["message","message to a custom namespace"]');
+    wire.send('41');
+    wire.send('42/custom,["message","message to a custom namespace"]');
     await wire.next(/^42\/custom,\["message-back","message to a custom namespace"\]$/);
     assert.ok(!wire.packets.some((packet) => packet.startsWith('42["')));
-    wire.ws.send('41/custom,');
-    wire.ws.send('40');
+    wire.send('41/custom,');
+    wire.send('40');
     await wire.next(/^40\{/);
   });
 
   test('events and acknowledgements, with any number of arguments, text and binary', async () => {
-    const wire = await Wire.connected();
-    wire.ws.send('42["message",1,"2",{"3":[true]}]');
+    const wire = await connected();
+    wire.send('42["message",1,"2",{"3":[true]}]');
     await wire.next(/^42\["message-back",1,"2",\{"3":\[true\]\}\]$/);
-    wire.ws.send('42456["message-with-ack",1,"2",{"3":[false]}]');
+    wire.send('42456["message-with-ack",1,"2",{"3":[false]}]');
     await wire.next(/^43456\[1,"2",\{"3":\[false\]\}\]$/);
-    wire.ws.send('452-["message",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]');
-    wire.ws.send(Buffer.from([1, 2, 3]));
-    wire.ws.send(Buffer.from([4, 5, 6]));
+    wire.send('452-["message",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]');
+    wire.send(Buffer.from([1, 2, 3]));
+    wire.send(Buffer.from([4, 5, 6]));
     assert.deepEqual(JSON.parse((await wire.next(/^452-\["message-back"/)).slice(4)), [
       'message-back',
       { _placeholder: true, num: 0 },
       { _placeholder: true, num: 1 },
     ]);
-    assert.deepEqual([await wire.next(), await wire.next()], [Buffer.from([1, 2, 3]), Buffer.from([4, 5, 6])]);
-    wire.ws.send('452-789["message-with-ack",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]');
-    wire.ws.send(Buffer.from([1, 2, 3]));
-    wire.ws.send(Buffer.from([4, 5, 6]));
+    assert.deepEqual([await wire.nextBinary(), await wire.nextBinary()], [Buffer.from([1, 2, 3]), Buffer.from([4, 5, 6])]);
+    wire.send('452-789["message-with-ack",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]');
+    wire.send(Buffer.from([1, 2, 3]));
+    wire.send(Buffer.from([4, 5, 6]));
     await wire.next(/^462-789\[/);
-    assert.deepEqual([await wire.next(), await wire.next()], [Buffer.from([1, 2, 3]), Buffer.from([4, 5, 6])]);
+    assert.deepEqual([await wire.nextBinary(), await wire.nextBinary()], [Buffer.from([1, 2, 3]), Buffer.from([4, 5, 6])]);
   });
 
   test('what is no packet ends the connection', async () => {
     for (const packet of ['4abc', '49["message"]', '42{}', '42["message', Buffer.from([1, 2, 3])]) {
-      const wire = await Wire.connected();
-      wire.ws.send(packet);
-      await wire.ends();
+      const wire = await connected();
+      wire.send(packet);
+      await wire.ended('it has to');
     }
   });
 

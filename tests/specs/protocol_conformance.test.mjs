@@ -1,15 +1,13 @@
 // What the suites of the Engine.IO and the Socket.IO protocol ask of a server, of four workers behind one address:
 // each request and each WebSocket comes on a connection of its own, to whatever worker's turn it is.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { after, before, describe, test } from 'node:test';
-import { WebSocket } from 'ws';
 import { startCluster } from '../harness/cluster.mjs';
 import { request } from '../harness/http.mjs';
-import { endsWithUs } from '../harness/leftovers.mjs';
 import { POLLING, PollingSession } from '../harness/polling_session.mjs';
 import { RawConnection } from '../harness/raw_connection.mjs';
-import { until, within } from '../harness/wait.mjs';
+import { until } from '../harness/wait.mjs';
+import { Wire } from '../harness/wire.mjs';
 
 const PING_INTERVAL_MS = 600;
 const PING_TIMEOUT_MS = 500;
@@ -17,66 +15,6 @@ const UNKNOWN = { code: 1, message: 'Session ID unknown' };
 
 /** Between the packets of a polling payload. */
 const SEPARATOR = '\x1e';
-
-/** A WebSocket on which the test says everything itself, pongs included. */
-class Wire {
-  constructor(cluster, query = '', { pong = true } = {}) {
-    this.ws = new WebSocket(`ws://${cluster.host}:${cluster.port}/socket.io/?EIO=4&transport=websocket${query}`);
-    /** What came and was not taken, pings aside. */
-    this.packets = [];
-    this.pings = 0;
-    this.closed = false;
-    endsWithUs(() => this.ws.terminate());
-    this.ws.on('error', () => {}); // `close` follows
-    this.ws.on('close', () => (this.closed = true));
-    this.ws.on('message', (bytes, isBinary) => {
-      const packet = isBinary ? bytes : bytes.toString();
-      if (packet === '2') {
-        this.pings += 1;
-        if (pong) this.ws.send('3');
-      } else this.packets.push(packet);
-    });
-  }
-
-  static async open(cluster, query, options) {
-    const wire = new Wire(cluster, query, options);
-    await within(once(wire.ws, 'open'), 'the WebSocket is open');
-    return wire;
-  }
-
-  /** A session of its own; its handshake is taken. */
-  static async session(cluster, options) {
-    const wire = await Wire.open(cluster, '', options);
-    wire.handshake = JSON.parse((await wire.next('0')).slice(1));
-    return wire;
-  }
-
-  /** A user of the chat. */
-  static async user(cluster, username) {
-    const wire = await Wire.session(cluster);
-    wire.send(`40${JSON.stringify({ username })}`);
-    wire.socket = JSON.parse((await wire.next('40')).slice(2));
-    wire.userID = JSON.parse((await wire.next('42["session"')).slice(2))[1].userID;
-    await wire.next('42["users"');
-    return wire;
-  }
-
-  send(...packets) {
-    for (const packet of packets) this.ws.send(packet);
-  }
-
-  /** The next packet with this beginning. */
-  async next(beginning, limitMs) {
-    return await until(() => {
-      const index = this.packets.findIndex((packet) => typeof packet === 'string' && packet.startsWith(beginning));
-      return index >= 0 && this.packets.splice(index, 1)[0];
-    }, `a packet ${beginning}…`, limitMs);
-  }
-
-  async ended(why, limitMs) {
-    await until(() => this.closed, `the server closes: ${why}`, limitMs);
-  }
-}
 
 /** One GET, whatever it brings. */
 const poll = (session) => request(session.server, session.path);

@@ -601,7 +601,7 @@ fn given_or_in_file(
 }
 
 /// Platforms set variables that they have no value for to nothing.
-fn variable(name: &str) -> Option<OsString> {
+pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 

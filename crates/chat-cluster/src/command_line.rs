@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
-use crate::cli::Cli;
-use crate::config_file::{ConfigFile, ids};
+use crate::cli::{Cli, variable};
+use crate::config_file::{ConfigFile, Entry};
 
 /// Variables of platforms that name an option by another name; they win over a file, as its own
 /// variable does.
@@ -61,6 +61,11 @@ impl CommandLine {
         Ok(Ok(CommandLine { cli, matches, file }))
     }
 
+    /// Whether an option without a default has a value; `id` as clap has it.
+    pub(crate) fn is_given(&self, id: &str) -> bool {
+        self.matches.get_raw(id).is_some()
+    }
+
     /// Where the value of an option comes from; `id` as clap has it.
     pub(crate) fn source(&self, id: &str) -> Source {
         let option = id.replace('_', "-");
@@ -72,11 +77,8 @@ impl CommandLine {
             }
             _ => {}
         }
-        let other = OTHER_VARIABLES
-            .iter()
-            .find(|(of, name)| *of == option && is_set(name));
-        match (other, self.file.entry(&option)) {
-            (Some((_, name)), _) => Source::Variable((*name).to_owned()),
+        match (platform_variable(&option), self.file.entry(&option)) {
+            (Some(name), _) => Source::Variable(name.to_owned()),
             (None, Some(entry)) => Source::File(self.file.place(entry)),
             (None, None) => Source::Default,
         }
@@ -86,24 +88,20 @@ impl CommandLine {
 /// The definition with what the file says in place of its defaults, which flags and variables win
 /// over.
 fn with_defaults(definition: Command, file: &ConfigFile) -> Command {
-    let options = ids(&definition);
-    options.into_iter().fold(definition, |definition, id| {
-        let option = id.as_str().replace('_', "-");
-        let platform = OTHER_VARIABLES
-            .iter()
-            .any(|(of, name)| *of == option && is_set(name));
-        match file.entry(&option) {
-            Some(entry) if !platform && !entry.values.is_empty() => {
-                definition.mut_arg(id, |argument| argument.default_values(entry.values.clone()))
-            }
-            _ => definition,
-        }
+    let counts =
+        |entry: &&Entry| !entry.values.is_empty() && platform_variable(&entry.option).is_none();
+    let entries = file.entries.iter().filter(counts);
+    entries.fold(definition, |definition, entry| {
+        let id = entry.option.replace('-', "_");
+        definition.mut_arg(id, |option| option.default_values(entry.values.clone()))
     })
 }
 
-/// Platforms set variables that they have no value for to nothing.
-fn is_set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+/// The variable of a platform that is set and means that option.
+fn platform_variable(option: &str) -> Option<&'static str> {
+    let mut others = OTHER_VARIABLES.iter().map(|(of, name)| (*of, *name));
+    let found = others.find(|(of, name)| *of == option && variable(name).is_some());
+    found.map(|(_, name)| name)
 }
 
 #[cfg(test)]

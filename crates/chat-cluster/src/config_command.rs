@@ -1,14 +1,12 @@
 //! `chat-cluster config check` and `config print`.
 
-use std::io::Write as _;
-
-use anyhow::Context;
 use clap::{Arg, CommandFactory};
 
 use crate::cli::Cli;
 use crate::command_line::{CommandLine, Source};
 use crate::commands::ConfigCommand;
 use crate::master::Settings;
+use crate::output::print;
 use crate::upgrade::VERSION;
 use crate::worker::StoreChoice;
 
@@ -34,18 +32,13 @@ pub(crate) fn run(
             let settings = Settings::new(&line.cli.options, false)?;
             Ok(settings
                 .check()
-                .and_then(|_| print("the configuration is good\n")))
+                .and_then(|_| print(b"the configuration is good\n")))
         }
         ConfigCommand::Print => {
             let text = text(line)?;
-            Ok(print(&text))
+            Ok(print(text.as_bytes()))
         }
     }
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.context("cannot print")
 }
 
 /// Each option on a line, with where it comes from; those that have no value behind a `#`.
@@ -62,12 +55,10 @@ fn text(line: &CommandLine) -> Result<String, String> {
             values => values,
         };
         let source = match line.source(id) {
-            // Its variable is that of another option.
-            Source::Variable(_) if values.is_empty() => "not set".to_owned(),
+            _ if values.is_empty() => "not set".to_owned(),
             Source::Flag => format!("--{long}"),
             Source::Variable(name) => format!("${name}"),
             Source::File(place) => place,
-            Source::Default if values.is_empty() => "not set".to_owned(),
             Source::Default => "default".to_owned(),
         };
         let shown = match (values.is_empty(), SECRETS.contains(&id)) {
@@ -104,7 +95,8 @@ fn effective(line: &CommandLine, id: &str) -> Result<Vec<String>, String> {
             addresses.map(text).collect()
         }
         "runtime_dir" => vec![options.runtime_dir().display().to_string()],
-        "redis" => match options.store()? {
+        // With a file it is in there, and a start takes one of the two.
+        "redis" if !line.is_given("redis_file") => match options.store()? {
             StoreChoice::Redis(url) => vec![url],
             StoreChoice::Embedded { .. } => Vec::new(),
         },

@@ -145,12 +145,6 @@ fn check(long: &str, values: &[String], definition: &Command) -> Result<(), Stri
     Ok(())
 }
 
-/// Of all options.
-pub(crate) fn ids(definition: &Command) -> Vec<clap::Id> {
-    let arguments = definition.get_arguments();
-    arguments.map(|one| one.get_id().clone()).collect()
-}
-
 fn unknown(key: &str, option: &str, definition: &Command) -> String {
     let known = definition.get_arguments().filter_map(clap::Arg::get_long);
     let known = known.filter(|long| !NOT_IN_FILES.contains(long));

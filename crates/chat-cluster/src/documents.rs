@@ -1,6 +1,5 @@
 //! What is generated from the definition of the command line: completions and manual pages.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
@@ -8,13 +7,13 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::output::print;
 
 /// Prints the script with which a shell completes this program's command line.
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "chat-cluster", &mut script);
-    let written = std::io::stdout().write_all(&script);
-    written.context("cannot print")
+    print(&script)
 }
 
 /// Writes `chat-cluster.1`, and a page for each command, into a directory.

@@ -16,6 +16,7 @@ mod migrate;
 mod node;
 mod operator;
 mod option_values;
+mod output;
 mod service_manager;
 mod signals;
 mod status;

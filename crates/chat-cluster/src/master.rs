@@ -13,7 +13,9 @@ use chat_worker::nodes::{NodeName, NodeRegister};
 use chat_worker::{Backend, ChatConfig};
 use common::runtime_dir::RuntimeDir;
 use sticky_master::handover::Handover;
-use sticky_master::{Balance, ListenAddress, Master, MasterConfig, Outcome, TrustedProxies};
+use sticky_master::{
+    Balance, ListenAddress, Listener, Master, MasterConfig, Outcome, TrustedProxies,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -26,7 +28,7 @@ use crate::service_manager::{NOTIFY_VARIABLES, SOCKET_VARIABLES};
 use crate::signals::{Asked, Signals, block_on};
 use crate::upgrade::{Identity, Program, VERSION};
 use crate::worker::{self, Secrets, WorkerSettings};
-use crate::{admin, control, service_manager, telemetry};
+use crate::{control, service_manager, telemetry};
 
 /// The service manager is told after that long that the cluster is up, also when
 /// workers still wait for their store: it would kill what is only patient.
@@ -269,7 +271,7 @@ impl Serving {
         let (stop, mut stopped) = watch::channel(false);
         tokio::spawn(hear(signals, operator.subscribe(), stop));
         if let Some(address) = &self.admin {
-            let listener = admin::listen(address)?;
+            let listener = Listener::private(address)?;
             tracing::info!(address = %listener.address(), "monitoring can ask");
             let admin = Admin {
                 operator: operator.subscribe(),

@@ -2,7 +2,7 @@
 //! master answers from what the workers show it anyway; what a process takes comes from `/proc`.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use sticky_master::{MasterHandle, WorkerStatus};
 
 use crate::commands::StatusOptions;
 use crate::control::{self, Request};
+use crate::output::print;
 use crate::signals::block_on;
 use crate::upgrade::VERSION;
 
@@ -116,6 +117,11 @@ impl Status {
             process: own.usage,
             workers: workers.collect(),
         }
+    }
+
+    /// As one line of JSON, with its end.
+    pub(crate) fn line(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
     }
 
     /// `before`: the same cluster some time ago, for rates.
@@ -232,11 +238,11 @@ pub(crate) fn run(runtime_dir: &Path, options: &StatusOptions) -> anyhow::Result
     block_on(async {
         if !options.watch {
             let status = ask(runtime_dir).await?;
-            return print(&if options.json {
-                serde_json::to_string(&status)? + "\n"
-            } else {
-                status.table(None)
-            });
+            let shown = match options.json {
+                true => status.line()?,
+                false => status.table(None),
+            };
+            return print(shown.as_bytes());
         }
         watch(runtime_dir, options.json).await
     })
@@ -262,19 +268,19 @@ async fn watch(runtime_dir: &Path, json: bool) -> anyhow::Result<()> {
             Err(error) if before.is_none() => return Err(error),
             Err(error) => {
                 if !json {
-                    print(&format!("{clear}{error:#}\n"))?;
+                    print(format!("{clear}{error:#}\n").as_bytes())?;
                 }
                 continue;
             }
         };
         let shown = match json {
-            true => serde_json::to_string(&status)? + "\n",
+            true => status.line()?,
             false => {
                 let earlier = before.as_ref().map(|(status, at)| (status, now - *at));
                 format!("{clear}{}", status.table(earlier))
             }
         };
-        print(&shown)?;
+        print(shown.as_bytes())?;
         before = Some((status, now));
     }
 }
@@ -283,10 +289,4 @@ async fn ask(runtime_dir: &Path) -> anyhow::Result<Status> {
     let answer = control::answer_of(runtime_dir, &Request::Status).await?;
     anyhow::ensure!(answer.ok, answer.message);
     answer.status.context("the master's answer has no status")
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.context("cannot print")
 }

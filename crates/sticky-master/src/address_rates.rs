@@ -1,10 +1,10 @@
-//! How fast new clients of one address come: a bucket that five seconds fill, kept as one moment.
-//! Pure.
+//! How fast new clients of each address come. Pure.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::pace::{Pace, Rate};
 use tokio::time::Instant;
 
 /// What may come at once after a pause: as many as in that time. An office comes back in a moment when
@@ -18,10 +18,8 @@ const SWEEP_FROM: usize = 1024;
 /// The addresses that came lately.
 #[derive(Debug)]
 pub(crate) struct AddressRates {
-    /// Between two at an even pace.
-    interval: Duration,
-    /// When the next one of each would be due at an even pace.
-    due: HashMap<IpAddr, Instant>,
+    rate: Rate,
+    paces: HashMap<IpAddr, Pace>,
     sweep_at: usize,
 }
 
@@ -29,26 +27,26 @@ impl AddressRates {
     /// So many a second are let in, at least 1.
     pub(crate) fn new(per_second: u32) -> AddressRates {
         AddressRates {
-            interval: Duration::from_secs(1) / per_second.max(1),
-            due: HashMap::new(),
+            rate: Rate {
+                interval: Duration::from_secs(1) / per_second.max(1),
+                burst: BURST,
+            },
+            paces: HashMap::new(),
             sweep_at: SWEEP_FROM,
         }
     }
 
     /// One more of that address. False, and it does not count, when it came too soon.
     pub(crate) fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
-        let before = self.due.get(&address).copied();
-        let due = before.map_or(now, |due| due.max(now)) + self.interval;
-        if due > now + BURST {
-            return false;
-        }
-        if before.is_none() && self.due.len() >= self.sweep_at {
-            self.due.retain(|_, due| *due > now);
+        if self.paces.len() >= self.sweep_at && !self.paces.contains_key(&address) {
+            self.paces.retain(|_, pace| !pace.is_over(now));
             // So that a look at all of them is paid for by as many that came.
-            self.sweep_at = SWEEP_FROM.max(self.due.len() * 2);
+            self.sweep_at = SWEEP_FROM.max(self.paces.len() * 2);
         }
-        self.due.insert(address, due);
-        true
+        self.paces
+            .entry(address)
+            .or_default()
+            .admits(Some(self.rate), now)
     }
 }
 
@@ -83,6 +81,6 @@ mod tests {
                 assert!(rates.admits(address(second * 1000 + client), now));
             }
         }
-        assert!(rates.due.len() <= 2 * SWEEP_FROM, "{}", rates.due.len());
+        assert!(rates.paces.len() <= 2 * SWEEP_FROM, "{}", rates.paces.len());
     }
 }

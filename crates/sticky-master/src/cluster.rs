@@ -22,7 +22,7 @@ use crate::command::CommandError;
 use crate::config::MasterConfig;
 use crate::entrance::Reading;
 use crate::member::Member;
-use crate::metrics::{Metrics, WorkerMetrics};
+use crate::metrics::{Metrics, WorkerCounts, WorkerMetrics};
 use crate::pool::{Limits, Pool, Refused};
 use crate::process::Process;
 use crate::request_head::Claim;
@@ -456,29 +456,38 @@ impl Cluster {
     }
 
     /// Every worker process, lowest id first.
-    pub(crate) fn status(&self) -> Vec<WorkerStatus> {
+    fn workers(&self, pool: &Pool) -> Vec<WorkerMetrics> {
         let now_ms = monotonic::now_ms();
-        let mut pool = self.pool();
         let seats = self.seats();
-        let status = |worker: WorkerId| match pool.member(worker) {
-            Some(member) => Some(member.status(now_ms)),
-            None => Some(WorkerStatus::without_channel(worker.0, seats.get(&worker)?)),
+        let look = |worker: WorkerId| match pool.registered(worker) {
+            Some(member) => {
+                let counts = member.counts();
+                let status = member.status(&counts, now_ms);
+                Some(WorkerMetrics { status, counts })
+            }
+            None => Some(WorkerMetrics {
+                status: WorkerStatus::without_channel(worker.0, seats.get(&worker)?),
+                counts: WorkerCounts::default(),
+            }),
         };
-        WorkerId::all().filter_map(status).collect()
+        WorkerId::all().filter_map(look).collect()
+    }
+
+    /// How each of them stands.
+    pub(crate) fn status(&self) -> Vec<WorkerStatus> {
+        let workers = self.workers(&self.pool());
+        workers.into_iter().map(|worker| worker.status).collect()
     }
 
     /// The workers and all that was counted.
     pub(crate) fn metrics(&self) -> Metrics {
-        let workers = self.status();
         let pool = self.pool();
-        // After the states: one that has left in between has zeroes.
-        let counts = |status: WorkerStatus| WorkerMetrics {
-            counts: pool.counts(WorkerId(status.id)),
-            status,
-        };
+        let workers = self.workers(&pool);
+        // Of the same look: the total is what the lines come to.
+        let totals = pool.totals(workers.iter().map(|worker| &worker.counts));
         Metrics {
-            workers: workers.into_iter().map(counts).collect(),
-            totals: pool.totals(),
+            workers,
+            totals,
             waiting: self.watched.count() + pool.waiting(),
             refused: self.tally.by_reason(),
             made_room: self.tally.made_room(),

@@ -171,8 +171,8 @@ impl Member {
         }
     }
 
-    /// How it stands, at a time of [`common::monotonic::now_ms`].
-    pub(crate) fn status(&self, now_ms: u64) -> WorkerStatus {
+    /// How it stands, with its [`counts`](Self::counts), at a time of [`common::monotonic::now_ms`].
+    pub(crate) fn status(&self, counts: &WorkerCounts, now_ms: u64) -> WorkerStatus {
         let count = |counter: &AtomicU64| counter.load(SeqCst);
         let state = if self.silence(now_ms) >= SILENT_AFTER {
             WorkerState::Stuck
@@ -190,9 +190,9 @@ impl Member {
             state,
             clients: count(&self.board.clients),
             connections: count(&self.board.connections),
-            handoffs: self.counts().handoffs,
-            relayed: count(&self.board.relayed),
-            messages: count(&self.board.messages),
+            handoffs: counts.handoffs,
+            relayed: counts.relayed,
+            messages: counts.messages,
             event_loop_lag_us: count(&self.board.lag_us),
         }
     }

@@ -112,6 +112,11 @@ impl Pool {
         self.members.get_mut(&worker)
     }
 
+    /// The same, to look at.
+    pub(crate) fn registered(&self, worker: WorkerId) -> Option<&Member> {
+        self.members.get(&worker)
+    }
+
     /// Adds a worker; false when its id is taken.
     pub(crate) fn insert(&mut self, member: Member) -> bool {
         match self.members.entry(member.worker) {
@@ -125,18 +130,14 @@ impl Pool {
         }
     }
 
-    /// What one of them counted since its start; zeroes when it is not registered.
-    pub(crate) fn counts(&self, worker: WorkerId) -> WorkerCounts {
-        let member = self.members.get(&worker);
-        member.map_or_else(WorkerCounts::default, Member::counts)
-    }
-
-    /// What all of them counted since they came here, and those that have left.
-    pub(crate) fn totals(&self) -> WorkerCounts {
+    /// What all of them counted since they came here, and those that have left. `counts`: what each
+    /// of them counted since its start.
+    pub(crate) fn totals<'a>(
+        &self,
+        counts: impl Iterator<Item = &'a WorkerCounts>,
+    ) -> WorkerCounts {
         let mut totals = self.uncounted;
-        for member in self.members() {
-            totals.add(&member.counts());
-        }
+        counts.for_each(|counts| totals.add(counts));
         totals
     }
 

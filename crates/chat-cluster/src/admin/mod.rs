@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sticky_master::{ListenAddress, Listener};
+use sticky_master::Listener;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -39,11 +39,6 @@ const PATHS: &str = "/metrics, /status, /readyz, /healthz\n";
 pub(crate) struct Admin {
     pub(crate) operator: watch::Receiver<Operator>,
     pub(crate) stopping: watch::Receiver<bool>,
-}
-
-/// Listens. At a Unix socket only the user who runs the cluster can connect.
-pub(crate) fn listen(address: &ListenAddress) -> anyhow::Result<Listener> {
-    Ok(Listener::private(address)?)
 }
 
 impl Admin {
@@ -102,8 +97,8 @@ impl Admin {
                 Ok(metrics) => typed(metrics::CONTENT_TYPE, metrics),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
             },
-            "/status" => match serde_json::to_string(&operator.whole_status()) {
-                Ok(status) => typed("application/json", status + "\n"),
+            "/status" => match operator.whole_status().line() {
+                Ok(status) => typed("application/json", status),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
             },
             "/healthz" => whether(operator.serves(), "ok\n", "no worker can serve\n"),

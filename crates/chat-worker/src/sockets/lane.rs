@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use common::pace::Pace;
 use redis_adapter::Adapter;
 use serde::Serialize;
 use socketioxide::extract::{AckSender, TryData};
@@ -19,7 +20,6 @@ use super::Sockets;
 use super::client::{argument, cut, cut_if_full, queued};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
-use super::pace::Pace;
 use super::session_sockets::end;
 use super::{history, leave, lobby, login, private_message, users_page, workspaces};
 use crate::chat::reply::{Code, Refusal, StoredAck};
@@ -304,10 +304,10 @@ impl Lane {
                 Job::Login(socket, hold) => {
                     store_answers = self.log_in(socket, hold).await;
                 }
-                Job::Event(_) if self.queue().ended => {}
                 Job::Event(mut event) => {
-                    let allowed = self.sockets.events_per_second;
-                    let wait = self.queue().pace.next(allowed, Instant::now());
+                    let Some(wait) = self.turn() else {
+                        continue;
+                    };
                     if !wait.is_zero() {
                         tokio::time::sleep(wait).await;
                     }
@@ -351,6 +351,12 @@ impl Lane {
                 true
             }
         }
+    }
+
+    /// How long the next event has to wait for its turn; none when its session has ended.
+    fn turn(&self) -> Option<Duration> {
+        let mut queue = self.queue();
+        (!queue.ended).then(|| queue.pace.next(self.sockets.events, Instant::now()))
     }
 
     fn next(&self) -> Option<Job> {

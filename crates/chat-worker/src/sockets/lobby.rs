@@ -4,14 +4,13 @@
 //! own sockets only.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::Sockets;
 use super::lane::{Event, Lane};
+use super::{Sockets, now_ms};
 use crate::chat::identity::random_id;
 use crate::chat::lobby::{Action, CHANNEL, Join, Line, LineDraft, NewLine, key};
 use crate::chat::reply::Refusal;
@@ -111,7 +110,6 @@ impl Sockets {
 
     /// Tells everyone in the lobby of something that is not kept.
     fn say_control(self: &Arc<Self>, user: &str, msg: &str) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         // Without one it is still told; only who hears it twice could tell.
         let id = random_id().unwrap_or_default();
         let line = Line {
@@ -119,7 +117,7 @@ impl Sockets {
             user: user.to_owned(),
             msg: msg.to_owned(),
             id,
-            at: now.map_or(0, |now| now.as_millis() as u64),
+            at: now_ms(),
         };
         self.publish(CHANNEL, line.to_json().into());
     }

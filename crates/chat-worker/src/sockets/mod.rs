@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use bytes::Bytes;
+use common::pace::Rate;
 use redis_adapter::{Adapter, AdapterState, Publication};
 use serde::Serialize;
 use socketioxide::{ParserConfig, SocketIo};
@@ -43,7 +44,6 @@ mod lobby;
 mod log_out;
 mod login;
 pub(crate) mod outside;
-mod pace;
 mod presence;
 mod private_message;
 mod rooms;
@@ -86,8 +86,8 @@ pub(crate) struct Sockets {
     pub(crate) message_max: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_buffered: u64,
-    /// How many events of one socket are dealt with in a second, if that is bounded.
-    events_per_second: Option<NonZeroU32>,
+    /// How fast the events of one socket are dealt with, if that is bounded.
+    events: Option<Rate>,
     /// How long a client that was sent to another worker is expected there.
     presence_grace: Duration,
     observer: OnceLock<Box<dyn Fn(Happening) + Send + Sync>>,
@@ -110,6 +110,15 @@ pub(crate) struct Sockets {
     heard_in_lobby: Heard,
 }
 
+/// So many in a second, after as many at once.
+fn a_second_s(events: NonZeroU32) -> Rate {
+    let second = Duration::from_secs(1);
+    Rate {
+        interval: second / events.get(),
+        burst: second,
+    }
+}
+
 impl Sockets {
     pub(crate) fn new(store: Arc<dyn Store>, adapter: AdapterState, config: &ChatConfig) -> Self {
         Self {
@@ -118,7 +127,7 @@ impl Sockets {
             tasks: TaskTracker::new(),
             message_max: config.message_max,
             max_buffered: config.max_buffered as u64,
-            events_per_second: config.events_per_second,
+            events: config.events_per_second.map(a_second_s),
             presence_grace: config.presence_grace,
             observer: OnceLock::new(),
             leaving: OnceLock::new(),
@@ -167,9 +176,7 @@ impl Sockets {
 
     /// A client is told of a message that was taken at `at`.
     fn delivered(&self, at: u64) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_millis() as u64);
-        let after = Duration::from_millis(now.saturating_sub(at));
+        let after = Duration::from_millis(now_ms().saturating_sub(at));
         self.happened(Happening::Delivered { after });
     }
 
@@ -281,6 +288,12 @@ impl Sockets {
             }
         });
     }
+}
+
+/// The time as messages have it, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64)
 }
 
 /// The route of Socket.IO, with its namespaces behind it.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use common::pace::Pace;
 use redis_adapter::Adapter;
 use serde::Serialize;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
@@ -13,7 +14,6 @@ use socketioxide::socket::{DisconnectReason, Socket};
 use tokio::time::Instant;
 
 use super::client::cut_if_full;
-use super::pace::Pace;
 use super::{Sockets, connect};
 use crate::chat::outside::{ROOM_CODE_MAX, room_code};
 use crate::chat::reply::{Code, Refusal};
@@ -92,7 +92,7 @@ impl MessageHandler<Adapter, OnEvent> for OnEvent {
             cut_if_full(&socket, answer.send(&Refusal::invalid(expected).ack()));
             return;
         };
-        let allowed = self.visitor.sockets.events_per_second;
+        let allowed = self.visitor.sockets.events;
         if !self.visitor.rooms().pace.admits(allowed, Instant::now()) {
             cut_if_full(&socket, answer.send(&Refusal::rate_limited().ack()));
             return;

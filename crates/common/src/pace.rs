@@ -1,40 +1,50 @@
-//! How fast one socket's events are dealt with: a bucket that a second fills, kept as one moment.
+//! How fast something may come: so many in a time, after a burst of as many as another time allows.
+//! What has come is kept as one moment, so it costs as little for each of many clients.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So much may come at once after a pause: what a second allows.
-const BURST: Duration = Duration::from_secs(1);
+/// What is allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Between two at an even pace.
+    pub interval: Duration,
+    /// So many may come at once after a pause as are due in that time.
+    pub burst: Duration,
+}
 
-/// What one socket has used of its allowance.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// When what it sent would have been due at an even pace.
+/// What one client has used of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// When the next one would be due at an even pace.
     due: Option<Instant>,
 }
 
 impl Pace {
-    /// Takes note of an event, of which `per_second` are allowed, if there is a limit. Returns for how
-    /// long it has to wait.
-    pub(super) fn next(&mut self, per_second: Option<NonZeroU32>, now: Instant) -> Duration {
-        let Some(per_second) = per_second else {
+    /// Takes note of one more, if there is a limit. Returns for how long it has to wait.
+    pub fn next(&mut self, rate: Option<Rate>, now: Instant) -> Duration {
+        let Some(rate) = rate else {
             return Duration::ZERO;
         };
-        let due = self.due.map_or(now, |due| due.max(now)) + BURST / per_second.get();
+        let due = self.due.map_or(now, |due| due.max(now)) + rate.interval;
         self.due = Some(due);
-        due.saturating_duration_since(now + BURST)
+        due.saturating_duration_since(now + rate.burst)
     }
 
     /// The same for what cannot wait: false, and it does not count, when it came too soon.
-    pub(super) fn admits(&mut self, per_second: Option<NonZeroU32>, now: Instant) -> bool {
-        let before = self.due;
-        let admitted = self.next(per_second, now).is_zero();
+    pub fn admits(&mut self, rate: Option<Rate>, now: Instant) -> bool {
+        let before = *self;
+        let admitted = self.next(rate, now).is_zero();
         if !admitted {
-            self.due = before;
+            *self = before;
         }
         admitted
+    }
+
+    /// Whether all of the burst may come again, as if nothing had come before.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
     }
 }
 
@@ -44,7 +54,10 @@ mod tests {
 
     #[test]
     fn a_second_s_worth_comes_at_once_and_then_an_even_stream() {
-        let ten = NonZeroU32::new(10);
+        let ten = Some(Rate {
+            interval: Duration::from_millis(100),
+            burst: Duration::from_secs(1),
+        });
         let (mut pace, begin) = (Pace::default(), Instant::now());
         for _ in 0..10 {
             assert_eq!(pace.next(ten, begin), Duration::ZERO);
@@ -57,7 +70,9 @@ mod tests {
             now += Duration::from_millis(100);
             assert_eq!(pace.next(ten, now), Duration::ZERO);
         }
+        assert!(!pace.is_over(now));
         now += Duration::from_secs(60);
+        assert!(pace.is_over(now));
         for _ in 0..10 {
             assert!(pace.admits(ten, now));
         }
