@@ -80,7 +80,7 @@ impl CoreAdapter<Emitter> for Adapter {
         opts: BroadcastOptions,
         timeout: Option<Duration>,
     ) -> Result<Self::AckStream, EmitError> {
-        Ok(self.get_local().broadcast_with_ack(packet, opts, timeout).0)
+        Ok(self.namespace.deliver_with_ack(packet, opts, timeout).0)
     }
 
     async fn add_sockets(

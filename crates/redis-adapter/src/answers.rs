@@ -255,9 +255,7 @@ impl Namespace {
         }
         let timeout = timeout.unwrap_or_else(|| self.local.ack_timeout());
         let timeout = Some(timeout.min(MAX_ACK_TIMEOUT));
-        let (acks, count) = self
-            .local
-            .broadcast_with_ack(packet, target.options(), timeout);
+        let (acks, count) = self.deliver_with_ack(packet, target.options(), timeout);
         reply.answer_or_log(&Answer::ClientCount(count.into()));
         if count == 0 {
             return Ok(());

@@ -124,6 +124,26 @@ pub(crate) fn json_of(packet: &Packet) -> Option<(&str, Option<&VecDeque<Bytes>>
     }
 }
 
+/// Whether it is an event without attachments that wants no acknowledgement.
+pub(crate) fn is_whole_event(packet: &Packet) -> bool {
+    match &packet.inner {
+        PacketData::Event(Value::Str(_, attachments), None) => {
+            attachments.as_ref().is_none_or(VecDeque::is_empty)
+        }
+        _ => false,
+    }
+}
+
+/// Such an event as the Engine.IO packet that clients get: `4`, then the Socket.IO packet as the
+/// common parser writes it (Socket.IO protocol 5).
+pub(crate) fn engine_packet(event: &Packet) -> String {
+    let json = json_of(event).map_or("", |(json, _)| json);
+    match &*event.ns {
+        "/" => ["42", json].concat(),
+        namespace => ["42", namespace, ",", json].concat(),
+    }
+}
+
 /// The sender of a broadcast: looks at its first bytes only.
 pub fn uid(message: &[u8]) -> Result<&[u8], DecodeError> {
     read_uid(&mut Reader::new(message)).map(|(uid, _)| uid)

@@ -312,7 +312,7 @@ impl AdapterState {
 
     /// Disconnects the sockets in `rooms` (none: all) but not in `except`; with `close` also from
     /// the other namespaces, upon which clients close their connections. One that cannot be told,
-    /// because its queue is full, has [`on_overflow`](Self::on_overflow) done instead.
+    /// because its queue is full, has its [outlet](Self::outlet) told instead.
     ///
     /// # Errors
     /// When there is no such namespace, or the bus did not confirm.

@@ -135,6 +135,11 @@ impl EventReceiver {
             self.0.changed.notified().await;
         }
     }
+
+    /// Whether at least so many events are queued at the moment.
+    pub fn has(&self, events: usize) -> bool {
+        self.0.lock().events.len() >= events
+    }
 }
 
 fn size_of_message(event: &BusEvent) -> usize {

@@ -143,11 +143,15 @@ impl Gate {
             if waiting.packets.is_empty() {
                 gates.remove(sid);
                 for packet in kept {
-                    if let Err(errors) = namespace
+                    let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
+                    let queued = namespace
                         .local
-                        .broadcast(packet, BroadcastOptions::new(sid))
-                    {
-                        tracing::debug!(%sid, ?errors, "a held packet could not be queued");
+                        .broadcast(packet, BroadcastOptions::new(sid));
+                    match queued {
+                        Ok(()) => namespace.count_queued(&[sid], bytes),
+                        Err(errors) => {
+                            tracing::debug!(%sid, ?errors, "a held packet could not be queued");
+                        }
                     }
                 }
                 if let Some(keep) = &screen {

@@ -2,8 +2,9 @@
 //! publishes them, and keeps the subscriptions that its rooms need.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,7 +12,9 @@ use socketioxide::adapter::Emitter;
 use socketioxide::extract::SocketRef;
 use socketioxide_core::Sid;
 use socketioxide_core::adapter::errors::SocketError;
-use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, CoreLocalAdapter, Room};
+use socketioxide_core::adapter::{
+    BroadcastFlags, BroadcastOptions, CoreLocalAdapter, Room, SocketEmitter,
+};
 use socketioxide_core::packet::Packet;
 
 use crate::adapter::Adapter;
@@ -21,6 +24,7 @@ use crate::channel;
 use crate::gate_table::GateTable;
 use crate::membership::{Membership, Reserved, Settled};
 use crate::msgpack::DecodeError;
+use crate::outlet::{Outlets, WholeEvent};
 use crate::request::Target;
 use crate::screen::{Keep, Screens};
 use crate::state::Shared;
@@ -28,12 +32,6 @@ use crate::state::Shared;
 /// The room that held sockets are in, so that `except` can leave them out. The
 /// zero byte keeps it apart from rooms that people name.
 pub(crate) const HELD_ROOM: Room = Room::Borrowed("\0held");
-
-/// What is done about a socket whose queue is full.
-pub(crate) type OnOverflow = Arc<dyn Fn() + Send + Sync>;
-
-/// Is told how many bytes were queued for a socket; false when it has too many.
-pub(crate) type Meter = Arc<dyn Fn(usize) -> bool + Send + Sync>;
 
 /// Locks are taken in the order of the fields, `gates` before `membership`,
 /// before those inside `local`. No code of others runs under them.
@@ -45,8 +43,7 @@ pub(crate) struct Namespace {
     gates: RwLock<GateTable>,
     screens: Mutex<Screens>,
     membership: Mutex<Membership>,
-    on_overflow: Mutex<HashMap<Sid, OnOverflow>>,
-    meters: Mutex<HashMap<Sid, Meter>>,
+    pub(crate) outlets: Outlets,
     /// Who was introduced, and when.
     sockets: Mutex<HashMap<Sid, (SocketRef<Adapter>, SystemTime)>>,
     pub(crate) local: CoreLocalAdapter<Emitter>,
@@ -63,8 +60,7 @@ impl Namespace {
             gates: RwLock::default(),
             screens: Mutex::default(),
             membership: Mutex::default(),
-            on_overflow: Mutex::default(),
-            meters: Mutex::default(),
+            outlets: Outlets::default(),
             sockets: Mutex::default(),
             local,
         }
@@ -113,33 +109,48 @@ impl Namespace {
         }
         let is_volatile = opts.has_flag(BroadcastFlags::Volatile);
         let screens = self.screens().of(opts.rooms.iter().map(AsRef::as_ref));
-        let json = broadcast::json_of(&packet).map_or("", |(json, _)| json);
+        let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
+        let is_behind = self.shared.is_behind.load(Ordering::Relaxed);
+        let whole = WholeEvent::of(&packet).filter(|_| !is_behind);
         // One by one: each may know the event already, and of several,
         // socketioxide does not say whose queue is full.
         let mut errors = Vec::new();
         let mut overflowed = Vec::new();
+        let (mut at_once, mut queued) = (0, 0);
         for sid in self.local.sockets(opts) {
-            if screens.get(&sid).is_some_and(|keep| !keep(json)) {
+            if let Some(keep) = screens.get(&sid)
+                && !keep(broadcast::json_of(&packet).map_or("", |(json, _)| json))
+            {
+                continue;
+            }
+            let outlet = self.outlets.get(&sid);
+            if let (Some(outlet), Some(whole)) = (&outlet, &whole)
+                && outlet.send_now(whole)
+            {
+                at_once += 1;
                 continue;
             }
             let mut only = BroadcastOptions::new(sid);
             if is_volatile {
                 only.add_flag(BroadcastFlags::Volatile);
             }
-            let sent = self.local.broadcast(packet.clone(), only);
-            if sent.is_ok() && !self.fits(&sid, json.len()) {
-                overflowed.extend(self.on_overflow().get(&sid).cloned());
-            }
-            if let Err(failed) = sent {
-                let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
-                if !is_volatile && failed.iter().any(is_full) {
-                    overflowed.extend(self.on_overflow().get(&sid).cloned());
+            queued += 1;
+            let fits = match self.local.broadcast(packet.clone(), only) {
+                Ok(()) => outlet.as_ref().is_none_or(|outlet| outlet.queued(bytes)),
+                Err(failed) => {
+                    let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
+                    let fits = is_volatile || !failed.iter().any(is_full);
+                    errors.extend(failed);
+                    fits
                 }
-                errors.extend(failed);
+            };
+            if !fits {
+                overflowed.extend(outlet);
             }
         }
         drop(gates);
-        overflowed.into_iter().for_each(|act| act());
+        tracing::trace!(ns = %self.path, at_once, queued, "delivered");
+        overflowed.iter().for_each(|outlet| outlet.overflowed());
         if errors.is_empty() {
             Ok(())
         } else {
@@ -147,51 +158,39 @@ impl Namespace {
         }
     }
 
-    fn on_overflow(&self) -> MutexGuard<'_, HashMap<Sid, OnOverflow>> {
-        self.on_overflow
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Queues an event that the local sockets that `opts` mean have to acknowledge, and says how
+    /// many they are.
+    pub(crate) fn deliver_with_ack(
+        &self,
+        packet: Packet,
+        opts: BroadcastOptions,
+        timeout: Option<Duration>,
+    ) -> (<Emitter as SocketEmitter>::AckStream, u32) {
+        let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
+        let sids = self.local.sockets(opts.clone());
+        let asked = self.local.broadcast_with_ack(packet, opts, timeout);
+        self.count_queued(&sids, bytes);
+        asked
     }
 
-    /// Whether the socket may have so many bytes more in its queue.
-    fn fits(&self, sid: &Sid, bytes: usize) -> bool {
-        let meter = self.meters().get(sid).cloned();
-        meter.is_none_or(|meter| meter(bytes))
-    }
-
-    fn meters(&self) -> MutexGuard<'_, HashMap<Sid, Meter>> {
-        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An event was queued for these sockets otherwise than by [`deliver`](Self::deliver). If too
+    /// much waits then, the next delivery finds it.
+    pub(crate) fn count_queued(&self, sids: &[Sid], bytes: usize) {
+        for outlet in sids.iter().filter_map(|sid| self.outlets.get(sid)) {
+            outlet.queued(bytes);
+        }
     }
 
     pub(crate) fn sockets(&self) -> MutexGuard<'_, HashMap<Sid, (SocketRef<Adapter>, SystemTime)>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets what is told of the bytes queued for the socket, for its present visit.
-    pub(crate) fn set_meter(&self, socket: &SocketRef<Adapter>, meter: Meter) {
-        let mut meters = self.meters();
-        if socket.connected() {
-            meters.insert(socket.id, meter);
-        }
-    }
-
-    /// What is done for each local member of the rooms of `opts` when its queue is full is done.
+    /// Does what is done about a full queue for each local member of the rooms of `opts`.
     pub(crate) fn overflow(&self, opts: BroadcastOptions) {
-        let sids = self.local.sockets(opts);
-        let acts: Vec<OnOverflow> = {
-            let on_overflow = self.on_overflow();
-            let acts = sids.iter().filter_map(|sid| on_overflow.get(sid));
-            acts.cloned().collect()
-        };
-        acts.into_iter().for_each(|act| act());
-    }
-
-    /// Sets what is done when the socket's queue is full, for its present visit.
-    pub(crate) fn set_on_overflow(&self, socket: &SocketRef<Adapter>, act: OnOverflow) {
-        let mut on_overflow = self.on_overflow();
-        // A socket is no longer connected before it is removed, as in `settle`.
-        if socket.connected() {
-            on_overflow.insert(socket.id, act);
+        for sid in self.local.sockets(opts) {
+            if let Some(outlet) = self.outlets.get(&sid) {
+                outlet.overflowed();
+            }
         }
     }
 
@@ -374,8 +373,7 @@ impl Namespace {
 
     /// Forgets a socket and its gate.
     pub(crate) fn remove(&self, sid: Sid) {
-        self.on_overflow().remove(&sid);
-        self.meters().remove(&sid);
+        self.outlets.remove(&sid);
         // Dropped after the lock, in case it is the last that holds the socket.
         let socket = self.sockets().remove(&sid);
         drop(socket);

@@ -2,7 +2,7 @@
 //! an application joins rooms and broadcasts.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::gate::{Gate, HoldError};
 use crate::msgpack::DecodeError;
 use crate::namespace::{Confirmation, Namespace};
 use crate::nodes::{self, Nodes};
+use crate::outlet::Outlet;
 use crate::request::{Request, Target};
 use crate::response::Response;
 
@@ -162,6 +163,7 @@ impl AdapterState {
             malformed: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
             backlog: Backlog::default(),
+            is_behind: AtomicBool::new(false),
         });
         // What is not confirmed in time stays wanted.
         drop(shared.bus.subscribe(vec![node_channel]));
@@ -182,30 +184,19 @@ impl AdapterState {
         }
     }
 
-    /// Calls `act` each time that a broadcast, of this process or another, does not reach `socket`
-    /// because its queue is full (`max_buffer_size`): it has missed that one for good. Until
-    /// [`disconnected`](Self::disconnected). Volatile broadcasts do not count.
-    pub fn on_overflow(&self, socket: &SocketRef<Adapter>, act: impl Fn() + Send + Sync + 'static) {
+    /// Lets `outlet` know what broadcasts do with the socket's queue, and send events past it;
+    /// until [`disconnected`](Self::disconnected). For a bound in bytes beside `max_buffer_size`,
+    /// which is one in packets, for who must not miss anything, and for events to very many.
+    pub fn outlet(&self, socket: &SocketRef<Adapter>, outlet: impl Outlet) {
         if let Some(namespace) = self.0.namespace(socket.ns()) {
-            namespace.set_on_overflow(socket, Arc::new(act));
+            let is_there = || socket.connected();
+            namespace
+                .outlets
+                .insert(socket.id, Arc::new(outlet), is_there);
         }
     }
 
-    /// Calls `meter` with the length of each event that a broadcast queues for `socket`; when it
-    /// says false, the queue counts as full, and what [`on_overflow`](Self::on_overflow) was told is
-    /// done: for a bound in bytes beside `max_buffer_size`, which is one in packets. Until
-    /// [`disconnected`](Self::disconnected).
-    pub fn meter(
-        &self,
-        socket: &SocketRef<Adapter>,
-        meter: impl Fn(usize) -> bool + Send + Sync + 'static,
-    ) {
-        if let Some(namespace) = self.0.namespace(socket.ns()) {
-            namespace.set_meter(socket, Arc::new(meter));
-        }
-    }
-
-    /// Does what [`on_overflow`](Self::on_overflow) was told for each local socket in `rooms`: it
+    /// Tells the [outlet](Self::outlet) of each local socket in `rooms` that it overflowed: it
     /// missed something that cannot be made good. What waits for these rooms is dropped.
     pub fn missed_for_good(&self, namespace: &str, rooms: &[&str]) {
         for room in rooms {
@@ -530,6 +521,9 @@ pub(crate) struct Shared {
     malformed: AtomicU64,
     gaps: AtomicU64,
     backlog: Backlog,
+    /// Much has come from the bus that is not delivered yet. Packets that are queued for one client
+    /// then leave together, which costs less than sending each by itself.
+    pub(crate) is_behind: AtomicBool,
 }
 
 impl Shared {
@@ -709,6 +703,10 @@ impl Shared {
     }
 }
 
+/// Events that wait behind the one that is delivered when a process is behind: more than come
+/// together, such as the two that a message to someone causes.
+const BEHIND: usize = 4;
+
 async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
     while let Some(event) = events.recv().await {
         let Some(shared) = shared.upgrade() else {
@@ -716,6 +714,8 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
         };
         match event {
             BusEvent::Message { channel, payload } => {
+                let is_behind = events.has(BEHIND);
+                shared.is_behind.store(is_behind, Ordering::Relaxed);
                 let backlog = &shared.backlog;
                 let waits = backlog.is_open()
                     && shared.is_in_order(&channel)

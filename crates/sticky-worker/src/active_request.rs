@@ -30,9 +30,12 @@ impl ActiveRequest {
         self.client.engine_sid().unwrap_or_default()
     }
 
-    /// So many bytes of an answer to a poll are on their way.
-    pub(crate) fn count_polled(&self, bytes: usize) {
-        self.client.count_polled(bytes);
+    /// The answer to a poll is on its way; `None`: it is not all there yet.
+    pub(crate) fn count_polled(&self, body: Option<&[u8]>) {
+        match body {
+            Some(body) => self.client.count_polled(body),
+            None => self.client.lose_count(),
+        }
     }
 
     /// The answer to a poll with all in it that something stands for.

@@ -10,9 +10,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::secret::Secret;
+use crate::sent_packets;
 use crate::sessions::Sessions;
 use crate::stand_in::StandIns;
 use crate::stream_state::StreamState;
+
+/// Packets that were queued, from there on: it is not known.
+const UNKNOWN: u64 = 1 << 63;
 
 /// A client: a WebSocket, a polling session, or one that became the other.
 pub(crate) struct Client {
@@ -33,6 +37,9 @@ pub(crate) struct Client {
     polled: AtomicU64,
     /// Bytes that the application has queued, in the same count.
     queued: AtomicU64,
+    /// Packets in those answers, and packets that the application has queued.
+    packets_polled: AtomicU64,
+    packets_queued: AtomicU64,
     pub(crate) stand_ins: Arc<StandIns>,
 }
 
@@ -59,6 +66,8 @@ impl Client {
             busy: AtomicU32::new(0),
             polled: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            packets_polled: AtomicU64::new(0),
+            packets_queued: AtomicU64::new(0),
             stand_ins: Arc::default(),
         }
     }
@@ -97,8 +106,38 @@ impl Client {
         self.websocket.lock().expect("never poisoned").take()
     }
 
-    pub(crate) fn count_polled(&self, bytes: usize) {
-        self.polled.fetch_add(bytes as u64, Ordering::SeqCst);
+    pub(crate) fn count_polled(&self, body: &[u8]) {
+        self.polled.fetch_add(body.len() as u64, Ordering::SeqCst);
+        let packets = sent_packets::in_poll(body);
+        self.packets_polled.fetch_add(packets, Ordering::SeqCst);
+    }
+
+    fn packet_queued(&self) {
+        self.packets_queued.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// An answer to a poll went out that was not looked at: what waits is never known
+    /// again.
+    pub(crate) fn lose_count(&self) {
+        self.packets_queued.store(UNKNOWN, Ordering::SeqCst);
+    }
+
+    /// Writes a frame to its WebSocket now; false when it has none, or other packets
+    /// are before it.
+    fn send_now(&self, frame: &[u8]) -> bool {
+        let queued = self.packets_queued.load(Ordering::SeqCst);
+        if queued == 0 || queued >= UNKNOWN {
+            return false;
+        }
+        let polled = self.packets_polled.load(Ordering::SeqCst);
+        let Some(queued) = queued.checked_sub(polled) else {
+            return false;
+        };
+        // Under the lock: there may be thousands in a row, each with its own.
+        let stream = self.websocket.lock().expect("never poisoned");
+        stream
+            .as_ref()
+            .is_some_and(|stream| stream.put_between(frame, queued))
     }
 
     /// More was queued: what waits now. What went out includes frames and pings,
@@ -153,11 +192,32 @@ impl ClientHandle {
         }
     }
 
-    /// Takes note that the application has queued so many bytes for the client,
-    /// and gives how many wait about now, on either transport: what it queued and
-    /// the system has not taken yet. For a bound on what a slow reader may cost.
+    /// Takes note that the application has queued a packet of so many bytes for the
+    /// client, and gives how many bytes wait about now, on either transport: what it
+    /// queued and the system has not taken yet. For a bound on what a slow reader may
+    /// cost, and for [`send_now`](Self::send_now).
     pub fn queued(&self, bytes: usize) -> u64 {
+        self.client.packet_queued();
         self.client.queued(bytes)
+    }
+
+    /// How many bytes wait about now, as [`queued`](Self::queued) says it.
+    pub fn waiting(&self) -> u64 {
+        self.client.queued(0)
+    }
+
+    /// Writes a [`text_frame`](crate::text_frame) with a packet of Engine.IO to the
+    /// client's WebSocket at once, past the application's queue and the task that empties
+    /// it: for an event without attachments that very many clients get. Where packets
+    /// wait before it, on other transports and with TLS it is not written, nor is one of
+    /// more than 64 KiB, and this is false: then it has to be queued.
+    ///
+    /// Keeps the order only if each packet that the application queues for the client
+    /// is [counted](Self::queued), once it is in the queue: events, acknowledgements,
+    /// and the library's own answer to who connects to a namespace (from the connect
+    /// handler). An application that counts none is never told true.
+    pub fn send_now(&self, frame: &[u8]) -> bool {
+        self.client.send_now(frame)
     }
 
     /// For a large packet: a text that the application sends in the place of
@@ -238,7 +298,9 @@ impl fmt::Debug for ClientHandle {
 mod tests {
     use super::*;
     use crate::board::Board;
+    use crate::client_stream::accepted_websocket;
     use crate::stream_state::Origin;
+    use crate::text_frame::text_frame;
 
     #[test]
     fn what_waits_is_what_was_queued_and_has_not_gone() {
@@ -246,7 +308,7 @@ mod tests {
         assert_eq!(client.queued(100), 100);
         assert_eq!(client.queued(100), 200);
         // Framed, it was a little more; that is no credit for later.
-        client.count_polled(230);
+        client.count_polled(&[b'x'; 230]);
         assert_eq!(client.queued(100), 100);
         // It has moved to a WebSocket, which had a head of its own.
         let board = Arc::new(Board::create().unwrap().0);
@@ -256,5 +318,24 @@ mod tests {
         assert_eq!(client.queued(50), 50);
         stream.count_sent(20);
         assert_eq!(client.queued(10), 40);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_at_once_while_it_is_not_known_what_waits() {
+        let (_stream, _client_end, state, _board) = accepted_websocket().await;
+        let client = Client::fresh_websocket(state);
+        let now = text_frame(b"42[]");
+        // The application counts nothing.
+        assert!(!client.send_now(&now));
+        client.packet_queued();
+        assert!(client.send_now(&now));
+        client.packet_queued();
+        assert!(!client.send_now(&now));
+        // It went out with a poll.
+        client.count_polled(b"2\x1e42[]");
+        assert!(client.send_now(&now));
+        client.lose_count();
+        client.packet_queued();
+        assert!(!client.send_now(&now));
     }
 }

@@ -5,8 +5,8 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
@@ -17,12 +17,14 @@ use crate::socket::Socket;
 use crate::stand_in::Frame;
 use crate::stream_registry::Registered;
 use crate::stream_state::{Ending, StreamState};
+use crate::wire::{SharedWire, Wire};
 
 /// A served socket.
 pub(crate) struct ClientStream {
-    socket: Socket,
+    wire: SharedWire,
     registered: Registered,
     write_deadline: Duration,
+    is_write_vectored: bool,
     /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs while a client that was asked to return finishes its upgrade.
@@ -46,10 +48,14 @@ impl ClientStream {
         {
             tracing::debug!(%error, "TCP_NODELAY");
         }
+        let is_write_vectored = socket.is_write_vectored();
+        let wire = Arc::new(Mutex::new(Wire::new(socket)));
+        registered.state().writes_to(&wire);
         ClientStream {
-            socket,
+            wire,
             registered,
             write_deadline,
+            is_write_vectored,
             stalled: None,
             upgrade_wait: None,
             in_place: None,
@@ -58,6 +64,10 @@ impl ClientStream {
 
     pub(crate) fn state(&self) -> &Arc<StreamState> {
         self.registered.state()
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().expect("never poisoned")
     }
 
     fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
@@ -119,7 +129,7 @@ impl ClientStream {
         while in_place.frame.has_remaining() {
             let mut parts = [IoSlice::new(&[]); 3];
             let count = in_place.frame.chunks_vectored(&mut parts);
-            let written = Pin::new(&mut self.socket).poll_write_vectored(cx, &parts[..count]);
+            let written = self.wire().poll_write_vectored(cx, &parts[..count]);
             match self.counted(cx, written) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(bytes)) => in_place.frame.advance(bytes),
@@ -131,6 +141,57 @@ impl ClientStream {
             }
         }
         Poll::Ready(Ok(in_place.stands))
+    }
+
+    /// Writes the rest of what was put between the application's packets, for its writer.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let written = {
+                let mut wire = self.wire();
+                if !wire.has_rest() {
+                    return Poll::Ready(Ok(()));
+                }
+                wire.poll_write_rest(cx)
+            };
+            if ready!(self.counted(cx, written))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+        }
+    }
+
+    /// The same for the reader, since the writer may have nothing to write.
+    fn rest_of_reader(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let written = {
+                let mut wire = self.wire();
+                if !wire.has_rest() {
+                    break;
+                }
+                wire.poll_write_rest(cx)
+            };
+            match written {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => self.state().count_sent(bytes),
+                // Found by whoever writes next; a broken connection by the reader, too.
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    if self.is_past_deadline(cx) {
+                        self.state().stalled();
+                    }
+                    return;
+                }
+            }
+        }
+        self.stalled = None;
+        self.state().wake_writer();
+    }
+
+    /// Whether a write that is pending is so for too long, or not to be waited for.
+    fn is_past_deadline(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.write_deadline;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(deadline)));
+        stalled.as_mut().poll(cx).is_ready() || self.state().is_cut()
     }
 
     /// Puts the deadline on a write, or on a flush or shutdown, which pend with
@@ -145,11 +206,7 @@ impl ClientStream {
             return written;
         }
         self.state().wake_on_cut(cx.waker());
-        let deadline = self.write_deadline;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(sleep(deadline)));
-        if stalled.as_mut().poll(cx).is_pending() && !self.state().is_cut() {
+        if !self.is_past_deadline(cx) {
             return Poll::Pending;
         }
         self.stalled = None;
@@ -161,7 +218,7 @@ impl ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         if self.state().is_cut()
-            && let Some(tcp) = self.socket.tcp()
+            && let Some(tcp) = self.wire().socket().tcp()
         {
             // A reset: the kernel need not keep what nobody reads.
             let _ = tcp.set_zero_linger();
@@ -180,7 +237,13 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
+        let (read, has_rest) = {
+            let mut wire = this.wire();
+            (wire.poll_read(cx, buf), wire.has_rest())
+        };
+        if has_rest {
+            this.rest_of_reader(cx);
+        }
         if read.is_ready() {
             this.state().count_received(buf.filled().len() - before);
             return read;
@@ -203,11 +266,12 @@ impl AsyncWrite for ClientStream {
         if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        ready!(self.poll_rest(cx))?;
         let plain = self.plain(buf);
         if plain == 0 && !buf.is_empty() {
             return self.poll_in_place(cx);
         }
-        let written = Pin::new(&mut self.socket).poll_write(cx, &buf[..plain]);
+        let written = self.wire().poll_write(cx, &buf[..plain]);
         self.counted(cx, written)
     }
 
@@ -219,19 +283,20 @@ impl AsyncWrite for ClientStream {
         if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        ready!(self.poll_rest(cx))?;
+        let written = self.wire().poll_write_vectored(cx, bufs);
         self.counted(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.is_write_vectored
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state().is_cut() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        let flushed = self.wire().poll_flush(cx);
         self.watched(cx, flushed)
     }
 
@@ -239,10 +304,14 @@ impl AsyncWrite for ClientStream {
         if self.state().is_cut() {
             return Poll::Ready(Ok(()));
         }
-        let shut = Pin::new(&mut self.socket).poll_shutdown(cx);
+        ready!(self.poll_rest(cx))?;
+        let shut = self.wire().poll_shutdown(cx);
         self.watched(cx, shut)
     }
 }
+
+#[cfg(test)]
+pub(crate) use tests::accepted_websocket;
 
 #[cfg(test)]
 mod tests {
@@ -255,6 +324,7 @@ mod tests {
     use crate::board::Board;
     use crate::stream_registry::StreamRegistry;
     use crate::stream_state::Origin;
+    use crate::text_frame::text_frame;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -389,5 +459,162 @@ mod tests {
         tokio::time::timeout(LONG, empty).await.unwrap().unwrap();
         assert!(ended.load(SeqCst));
         assert_eq!(board.counters().connections.load(SeqCst), 0);
+    }
+
+    const ACCEPTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+    fn frame(packet: &str) -> Vec<u8> {
+        text_frame(packet.as_bytes())
+    }
+
+    /// The WebSocket of a client, whose application has been heard once.
+    async fn websocket(
+        deadline: Duration,
+    ) -> (ClientStream, TcpStream, Arc<StreamState>, Arc<Board>) {
+        let (mut stream, mut client, _registry, board) = pair(deadline).await;
+        let state = stream.state().clone();
+        state.writes_in_place(&Arc::default());
+        state.request_seen();
+        state.became_websocket(|| ());
+        let first = [ACCEPTED, &frame("40{}")].concat();
+        stream.write_all(&first).await.unwrap();
+        client.read_exact(&mut vec![0; first.len()]).await.unwrap();
+        (stream, client, state, board)
+    }
+
+    pub(crate) async fn accepted_websocket()
+    -> (ClientStream, TcpStream, Arc<StreamState>, Arc<Board>) {
+        websocket(LONG).await
+    }
+
+    #[tokio::test]
+    async fn a_packet_is_put_between_others_and_nowhere_else() {
+        let (mut stream, mut client, state, _board) = websocket(LONG).await;
+        let put = |queued| state.put_between(&frame("42[\"now\"]"), queued);
+        let mut expected = Vec::new();
+        // One waits in the application's queue, or has come from nowhere.
+        assert!(!put(2) && !put(0));
+        assert!(put(1));
+        expected.extend(frame("42[\"now\"]"));
+        let whole = frame("42[\"queued\"]");
+        let (begin, end) = whole.split_at(7);
+        stream.write_all(begin).await.unwrap();
+        assert!(!put(1) && !put(2));
+        stream.write_all(end).await.unwrap();
+        assert!(!put(1) && put(2));
+        expected.extend([whole, frame("42[\"now\"]")].concat());
+        // Between the other packets, too, and it does not count among them.
+        stream.write_all(&frame("2")).await.unwrap();
+        assert!(put(2) && put(2));
+        let now = frame("42[\"now\"]");
+        expected.extend([frame("2"), now.clone(), now].concat());
+        let long = frame(&"x".repeat(64 << 10));
+        assert!(!state.put_between(&long, 2));
+        state.ask_to_return();
+        assert!(!put(2));
+        drop(stream);
+        assert!(!put(2));
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert!(read == expected);
+        assert_eq!(
+            state.sent() as usize,
+            ACCEPTED.len() + frame("40{}").len() + read.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_put_where_the_client_does_not_listen_or_frames_are_not_known() {
+        let (mut stream, mut client, state, _board) = websocket(LONG).await;
+        let put = || state.put_between(&frame("42[]"), 1);
+        state.upgrade_began(LONG);
+        assert!(!put());
+        client.write_all(&[0; 19]).await.unwrap();
+        stream.read_exact(&mut [0; 19]).await.unwrap();
+        assert!(put());
+
+        for (requests, is_a_clients) in [(1, false), (2, true)] {
+            let (mut stream, _client, _registry, _board) = pair(LONG).await;
+            let state = stream.state().clone();
+            if is_a_clients {
+                state.writes_in_place(&Arc::default());
+            }
+            for _ in 0..requests {
+                state.request_seen();
+            }
+            state.became_websocket(|| ());
+            stream.write_all(ACCEPTED).await.unwrap();
+            stream.write_all(&frame("40{}")).await.unwrap();
+            assert!(!state.put_between(&frame("42[]"), 1));
+        }
+    }
+
+    /// Puts packets in between until the system has taken one in part. What was put, and
+    /// what the client had to read meanwhile.
+    async fn fill(state: &StreamState, client: &mut TcpStream) -> (Vec<u8>, Vec<u8>) {
+        let now = frame(&format!("42[\"{}\"]", "x".repeat(60_000)));
+        let (mut put, mut read) = (Vec::new(), Vec::new());
+        let before = state.sent();
+        while state.sent() - before == put.len() as u64 {
+            if state.put_between(&now, 1) {
+                put.extend(&now);
+            } else {
+                // It is full to the end of a frame.
+                client.read_buf(&mut read).await.unwrap();
+            }
+        }
+        assert!(!state.put_between(&now, 1));
+        (put, read)
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_packet_comes_before_what_is_written_next() {
+        for writes in [false, true] {
+            let (stream, mut client, state, _board) = websocket(LONG).await;
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let read = tokio::spawn(async move { reader.read(&mut [0; 1]).await.unwrap() });
+            tokio::task::yield_now().await;
+            let (mut expected, mut all) = fill(&state, &mut client).await;
+            // With nothing to write it is the reader who sees to it.
+            let written = writes.then(|| {
+                let queued = frame("42[\"queued\"]");
+                expected.extend(&queued);
+                tokio::spawn(async move {
+                    writer.write_all(&queued).await.unwrap();
+                    writer
+                })
+            });
+            tokio::task::yield_now().await;
+            let mut left = vec![0; expected.len() - all.len()];
+            let left_read = client.read_exact(&mut left);
+            tokio::time::timeout(LONG, left_read)
+                .await
+                .unwrap()
+                .unwrap();
+            all.extend(left);
+            assert!(all == expected);
+            if let Some(written) = written {
+                tokio::time::timeout(LONG, written).await.unwrap().unwrap();
+            }
+            let queued = 1 + u64::from(writes);
+            assert!(state.put_between(&frame("42[]"), queued), "nothing is left");
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(read.await.unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_in_what_was_put_between_is_cut() {
+        let (mut stream, mut client, state, board) = websocket(Duration::from_millis(50)).await;
+        fill(&state, &mut client).await;
+        // Only the reader is there to notice.
+        let end = tokio::time::timeout(LONG, stream.read(&mut [0; 1])).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+        assert_eq!(board.counters().stalled.load(SeqCst), 1);
+        assert!(!state.put_between(&frame("42[]"), 1));
+        assert_eq!(
+            stream.write(b"x").await.unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
     }
 }

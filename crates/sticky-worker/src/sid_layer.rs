@@ -266,7 +266,10 @@ impl<S: Application> SidLayer<S> {
             StatusCode::OK if is_poll => {
                 let (mut parts, body) = response.into_parts();
                 let body = match ResponseBody::take_ready(body, POLL_LIMIT) {
-                    Taken::Partly(body) => body,
+                    Taken::Partly(body) => {
+                        session.count_polled(None);
+                        body
+                    }
                     Taken::Whole(body) => {
                         let read = body.len();
                         let body = session.fill_in(body);
@@ -277,7 +280,7 @@ impl<S: Application> SidLayer<S> {
                         if body.is_empty() || body == CLOSE || body.ends_with(LAST_CLOSE) {
                             session.session_gone();
                         }
-                        session.count_polled(body.len());
+                        session.count_polled(Some(&body));
                         ResponseBody::full(body)
                     }
                 };

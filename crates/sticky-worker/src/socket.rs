@@ -40,6 +40,17 @@ impl Socket {
             Socket::Unix(_) => None,
         }
     }
+
+    /// Writes what the system takes at once. `None` when that is nothing, also because
+    /// of an error, which whoever writes next meets, and always with TLS.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> Option<usize> {
+        let written = match self {
+            Socket::Tcp(tcp) => tcp.try_write(bytes),
+            Socket::Unix(unix) => unix.try_write(bytes),
+            Socket::Called(_) | Socket::Tls(_) => return None,
+        };
+        written.ok().filter(|bytes| *bytes > 0)
+    }
 }
 
 impl AsyncRead for Socket {

@@ -11,15 +11,10 @@ use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
 
 use crate::secret::Secret;
+use crate::text_frame::{self, SHORT_MAX, TEXT_FRAME};
 
 /// What follows the text in its packet: it is the last argument.
 const END: &[u8] = b"\"]";
-
-/// The first byte of a WebSocket frame that is a whole text.
-const TEXT_FRAME: u8 = 0x81;
-
-/// A longer frame has its length behind the second byte (RFC 6455, 5.2).
-const SHORT_MAX: usize = 125;
 
 /// What of one client is stood for.
 #[derive(Default)]
@@ -87,18 +82,8 @@ impl StandIns {
         let quoted = text.as_str().len() + 1 + END.len();
         let before = &short[2..short.len() - quoted];
         let length = before.len() + json.len() + 1;
-        let mut head = vec![TEXT_FRAME];
-        match u16::try_from(length) {
-            Ok(length) if usize::from(length) <= SHORT_MAX => head.push(length as u8),
-            Ok(length) => {
-                head.push(126);
-                head.extend(length.to_be_bytes());
-            }
-            Err(_) => {
-                head.push(127);
-                head.extend((length as u64).to_be_bytes());
-            }
-        }
+        let (head, head_length) = text_frame::head(length);
+        let mut head = head[..head_length].to_vec();
         head.extend(before);
         let end = Bytes::from_static(&END[1..]);
         Some(Bytes::from(head).chain(json).chain(end))

@@ -1,10 +1,9 @@
 //! What the rest of the worker may know and ask of one served socket while
-//! something else (hyper, the application) holds the socket itself. Does no
-//! I/O.
+//! something else (hyper, the application) holds the socket itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use crate::board::Board;
 use crate::client_info::ClientScheme;
 use crate::stand_in::StandIns;
+use crate::wire::{SharedWire, Wire};
 
 /// What a client sends to finish an upgrade: the masked frames `2probe` (12
 /// bytes) and `5` (7 bytes).
@@ -99,6 +99,8 @@ pub(crate) struct StreamState {
     upgrade_done_at: AtomicU64,
     upgrade_until: OnceLock<Instant>,
     websocket: AtomicBool,
+    /// Its socket, until it is closed.
+    wire: OnceLock<Weak<Mutex<Wire>>>,
     /// Of the client that it is the WebSocket of.
     stand_ins: OnceLock<Arc<StandIns>>,
     /// Request heads that were read.
@@ -134,6 +136,7 @@ impl StreamState {
             upgrade_done_at: AtomicU64::new(0),
             upgrade_until: OnceLock::new(),
             websocket: AtomicBool::new(false),
+            wire: OnceLock::new(),
             stand_ins: OnceLock::new(),
             requests: AtomicU32::new(0),
             unsettled: AtomicBool::new(origin.balanced && !undecided),
@@ -167,6 +170,11 @@ impl StreamState {
         self.websocket.load(SeqCst)
     }
 
+    /// What it is written to.
+    pub(crate) fn writes_to(&self, wire: &SharedWire) {
+        let _ = self.wire.set(Arc::downgrade(wire));
+    }
+
     /// What is written is looked through for what stands for something.
     pub(crate) fn writes_in_place(&self, stand_ins: &Arc<StandIns>) {
         let _ = self.stand_ins.set(stand_ins.clone());
@@ -186,7 +194,39 @@ impl StreamState {
     /// the stream is dropped.
     pub(crate) fn became_websocket(&self, on_end: impl FnOnce() + Send + 'static) {
         *self.on_end.lock().expect("never poisoned") = Some(Box::new(on_end));
+        // Behind an earlier answer, which may not have been written yet, it would not
+        // be known where the frames begin.
+        if self.is_a_clients()
+            && self.requests.load(SeqCst) == 1
+            && let Some(wire) = self.wire.get().and_then(Weak::upgrade)
+        {
+            wire.lock().expect("never poisoned").becomes_websocket();
+        }
         self.websocket.store(true, SeqCst);
+    }
+
+    /// Writes a whole frame past the application's writer, if that has written all
+    /// `queued` packets of its own and nothing else is under way; whether it did.
+    pub(crate) fn put_between(&self, frame: &[u8], queued: u64) -> bool {
+        // Until the client has sent the last packet of an upgrade, it does not listen here.
+        let stays = self.leave.load(SeqCst) == STAY && self.upgrade_done();
+        if !stays || !self.is_websocket() {
+            return false;
+        }
+        let Some(wire) = self.wire.get().and_then(Weak::upgrade) else {
+            return false;
+        };
+        let mut wire = wire.lock().expect("never poisoned");
+        let Some(bytes) = wire.put_between(frame, queued) else {
+            return false;
+        };
+        self.count_sent(bytes);
+        if wire.has_rest() {
+            drop(wire);
+            // Nobody may have anything to write; there is always a reader.
+            self.reader.wake();
+        }
+        true
     }
 
     /// A request to move a polling session to this stream was read: a client
@@ -259,6 +299,11 @@ impl StreamState {
     /// Bytes that the system took for the client so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(SeqCst)
+    }
+
+    /// What kept the writer from writing is gone.
+    pub(crate) fn wake_writer(&self) {
+        self.writer.wake();
     }
 
     pub(crate) fn wake_on_cut(&self, waker: &Waker) {

@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use redis_adapter::Adapter;
 use serde_json::Value as Json;
-use socketioxide::extract::{SocketRef, TryData};
+use socketioxide::extract::TryData;
 use socketioxide::handler::{
     ConnectHandler, DisconnectHandler, FromConnectParts, MessageHandler, Value,
 };
 use socketioxide::socket::{DisconnectReason, Socket};
-use sticky_worker::{ClientAddress, ClientHandle};
+use sticky_worker::ClientAddress;
 use tokio::time::Instant;
 
 use super::Sockets;
 use super::authenticate::{ConnectError, Credentials, by_credentials, by_login};
-use super::client::{busy, handle};
+use super::client::{self, busy, handle};
 use super::introduction::User;
 use super::lane::{Event, Kind, Lane};
 use crate::store::Session;
@@ -113,7 +113,7 @@ fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static s
     tracing::debug!(client = address(socket), %sid, ns, user, "connected");
     // Before others can hear of the socket.
     socket.extensions.insert(User::of(&lane.session));
-    bound(&lane.sockets, socket);
+    client::connected(&lane.sockets, socket);
     // Before the store is asked whether the session has ended.
     lane.sockets.sessions.add(&lane.session.id, socket);
     for (name, kind) in events {
@@ -121,22 +121,6 @@ fn attach(lane: &Arc<Lane>, socket: &Arc<Socket<Adapter>>, events: &[(&'static s
         socket.on(*name, OnEvent { lane, kind });
     }
     socket.on_disconnect(OnDisconnect { lane: lane.clone() });
-}
-
-/// Lets the adapter know the socket, and bounds what may wait for it.
-pub(super) fn bound(sockets: &Sockets, socket: &Arc<Socket<Adapter>>) {
-    let extensions = &socket.req_parts().extensions;
-    let reference = SocketRef::from(socket.clone());
-    sockets.adapter.connected(&reference);
-    if let Some(client) = extensions.get::<ClientHandle>().cloned() {
-        let (metered, max) = (client.clone(), sockets.max_buffered);
-        let fits = move |bytes| metered.queued(bytes) <= max;
-        sockets.adapter.meter(&reference, fits);
-        // What is kept of what it missed comes when it is back.
-        sockets
-            .adapter
-            .on_overflow(&reference, move || client.cut());
-    }
 }
 
 /// Whose it is, for the log; nothing of a client that came by a Unix socket.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::client::{argument, cut, cut_if_full, queued};
+use super::client::{ACK_BYTES, answered, argument, cut, queued, waiting};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
 use super::session_sockets::end;
@@ -68,9 +68,6 @@ pub(super) struct Event {
     pub(super) _busy: Option<Busy>,
 }
 
-/// What an acknowledgement without a page has, about.
-pub(super) const ACK_BYTES: usize = 100;
-
 impl Event {
     fn size(&self) -> usize {
         let bytes = match &self.value {
@@ -103,6 +100,9 @@ impl Event {
     /// would wait for ever; its library tells it that the acknowledgement is lost.
     /// `bytes`: how long the answer is, about.
     pub(super) async fn acknowledge(&mut self, answer: &impl Serialize, bytes: usize) {
+        if self.ack.is_none() {
+            return;
+        }
         let argument = argument(&self.socket, answer, bytes);
         let deadline = Instant::now() + ACK_PATIENCE;
         while let Err(SendError::Socket(SocketError::InternalChannelFull)) =
@@ -275,7 +275,7 @@ impl Lane {
             drop(queue);
             if event.ack.is_some() {
                 let sent = event.ack_sender().send(&Refusal::rate_limited().ack());
-                cut_if_full(&event.socket, sent);
+                answered(&event.socket, ACK_BYTES, sent);
             }
             return;
         }
@@ -312,7 +312,7 @@ impl Lane {
                         tokio::time::sleep(wait).await;
                     }
                     // However large the answer: what waits before it is what counts.
-                    if queued(&event.socket, 0) > self.sockets.max_buffered {
+                    if waiting(&event.socket) > self.sockets.max_buffered {
                         cut(&event.socket);
                         continue;
                     }

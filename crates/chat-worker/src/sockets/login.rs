@@ -57,6 +57,9 @@ struct SessionEvent<'a> {
 /// A hold that has begun, until it is confirmed.
 pub(super) type Hold = BoxFuture<'static, Result<Gate, HoldError>>;
 
+/// What `session` has, about.
+const SESSION_BYTES: usize = 100;
+
 /// A user in `users` as JSON, about, in bytes.
 pub(super) const USER_BYTES: usize = 120;
 
@@ -238,6 +241,7 @@ async fn tell(
             user_id: &session.user,
         },
     )?;
+    queued(socket, SESSION_BYTES);
     let bytes = conversations.about_bytes() + roster.users.len() * USER_BYTES;
     let users = roster.entries(&conversations);
     socket.emit("users", &argument(socket, &users, bytes))?;

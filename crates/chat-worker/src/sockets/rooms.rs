@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use common::pace::Pace;
 use redis_adapter::Adapter;
 use serde::Serialize;
-use socketioxide::extract::{AckSender, SocketRef, TryData};
+use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::{
     ConnectHandler, DisconnectHandler, FromMessageParts, MessageHandler, Value,
 };
 use socketioxide::socket::{DisconnectReason, Socket};
 use tokio::time::Instant;
 
-use super::client::cut_if_full;
+use super::client::{self, Answer};
 use super::{Sockets, connect};
 use crate::chat::outside::{ROOM_CODE_MAX, room_code};
 use crate::chat::reply::{Code, Refusal};
@@ -40,7 +40,7 @@ impl ConnectHandler<Adapter, Connect> for Connect {
         });
         let client = connect::address(&socket);
         tracing::debug!(client, sid = %socket.id, ns = NAMESPACE, "connected");
-        connect::bound(&self.0, &socket);
+        client::connected(&self.0, &socket);
         for (name, action) in [("join", Action::Join), ("leave", Action::Leave)] {
             let visitor = visitor.clone();
             socket.on(name, OnEvent { visitor, action });
@@ -83,18 +83,18 @@ impl MessageHandler<Adapter, OnEvent> for OnEvent {
     fn call(&self, socket: Arc<Socket<Adapter>>, mut value: Value, ack: Option<i64>) {
         let Ok(TryData(payload)) =
             TryData::<serde_json::Value>::from_message_parts(&socket, &mut value, &ack);
-        let Ok(answer) = AckSender::<Adapter>::from_message_parts(&socket, &mut value, &ack);
+        let answer = Answer::to(&socket, &mut value, &ack);
         let payload = payload.unwrap_or_default();
         let code = payload.get("roomCode").and_then(|code| code.as_str());
         let Some(room) = code.and_then(room_code) else {
             let expected =
                 format!("roomCode must be 1 to {ROOM_CODE_MAX} characters of plain text");
-            cut_if_full(&socket, answer.send(&Refusal::invalid(expected).ack()));
+            answer.send(&socket, &Refusal::invalid(expected).ack());
             return;
         };
         let allowed = self.visitor.sockets.events;
         if !self.visitor.rooms().pace.admits(allowed, Instant::now()) {
-            cut_if_full(&socket, answer.send(&Refusal::rate_limited().ack()));
+            answer.send(&socket, &Refusal::rate_limited().ack());
             return;
         }
         let socket = SocketRef::from(socket);
@@ -111,12 +111,12 @@ impl Visitor {
     }
 
     /// Acknowledged once the socket hears the room on every process's word.
-    fn join(self: &Arc<Self>, socket: &SocketRef<Adapter>, room: &str, answer: AckSender<Adapter>) {
+    fn join(self: &Arc<Self>, socket: &SocketRef<Adapter>, room: &str, answer: Answer) {
         let mut rooms = self.rooms();
         let is_new = !rooms.names.contains(room);
         if (is_new && rooms.names.len() >= MAX_ROOMS) || rooms.joining >= MAX_JOINING {
             drop(rooms);
-            cut_if_full(socket, answer.send(&Refusal::rate_limited().ack()));
+            answer.send(socket, &Refusal::rate_limited().ack());
             return;
         }
         rooms.names.insert(room.to_owned());
@@ -134,21 +134,20 @@ impl Visitor {
                 rooms.names.remove(&room);
             }
             drop(rooms);
-            let sent = match joined {
-                Ok(()) => answer.send(&Done { ok: true }),
+            match joined {
+                Ok(()) => answer.send(&socket, &Done { ok: true }),
                 Err(error) => {
                     tracing::debug!(%error, "a room could not be joined");
-                    answer.send(&unheard().ack())
+                    answer.send(&socket, &unheard().ack());
                 }
-            };
-            cut_if_full(&socket, sent);
+            }
         });
     }
 
-    fn leave(&self, socket: &SocketRef<Adapter>, room: &str, answer: AckSender<Adapter>) {
+    fn leave(&self, socket: &SocketRef<Adapter>, room: &str, answer: Answer) {
         self.sockets.adapter.leave(socket, &[room]);
         self.rooms().names.remove(room);
-        cut_if_full(socket, answer.send(&Done { ok: true }));
+        answer.send(socket, &Done { ok: true });
     }
 }
 

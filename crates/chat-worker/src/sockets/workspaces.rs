@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use socketioxide::extract::SocketRef;
 
-use super::client::cut_if_full;
+use super::client::{ACK_BYTES, answered};
 use super::lane::{Event, Lane};
 use super::rooms::unheard;
 use crate::chat::reply::Refusal;
@@ -28,7 +28,7 @@ pub(super) async fn application(lane: &Arc<Lane>, mut event: Event) -> bool {
     };
     let answer = WorkspaceAnswer::new(&request, &done);
     let sent = event.socket.emit("application_response", &answer);
-    cut_if_full(&event.socket, sent);
+    answered(&event.socket, ACK_BYTES, sent);
     store_answers
 }
 

@@ -7,6 +7,7 @@ use redis_adapter::{EventSender, Missed};
 use tokio::time::Instant;
 
 use crate::client::Client;
+use crate::outlets::TestOutlet;
 use crate::server::{Server, Socket, assert_nothing_more};
 use crate::soon;
 use crate::stub_bus::{Hub, StubBus};
@@ -130,9 +131,8 @@ async fn a_room_without_a_screen_waits_for_nothing() {
 #[tokio::test]
 async fn who_missed_more_than_can_wait_is_told() {
     let mut stage = stage().await;
-    let (sender, mut overflowed) = tokio::sync::mpsc::unbounded_channel();
-    let act = move || sender.send(()).unwrap();
-    stage.here.state.on_overflow(&stage.socket, act);
+    let (outlet, mut overflowed) = TestOutlet::new();
+    stage.here.state.outlet(&stage.socket, outlet);
     stage.events().gap(Instant::now());
     let missed = stage.missed().await;
     for number in 0..=16_384 {

@@ -9,6 +9,7 @@ mod gates;
 mod golden;
 mod golden_requests;
 mod interop;
+mod outlets;
 mod peer_bus;
 mod redis_bus;
 mod redis_cluster;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socketioxide::SocketIo;
 use socketioxide::extract::SocketRef;
-use sticky_worker::{ClientAddress, ClientHandle};
+use sticky_worker::{ClientAddress, ClientHandle, text_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,9 +14,9 @@ use crate::client::{HttpClient, ask_websocket, ended, polling, read_exactly, web
 use crate::stub_master::StubMaster;
 use crate::{LONG, until};
 
-/// An application of one namespace that echoes, counts who left, and lets each
-/// client ask to be sent away.
-fn application(left: Arc<AtomicUsize>) -> axum::Router {
+/// An application of one namespace that echoes, counts who left and what it sent past its
+/// queue, and lets each client ask to be sent away.
+fn application(left: Arc<AtomicUsize>, sent_now: Arc<AtomicUsize>) -> axum::Router {
     let (layer, io) = SocketIo::builder()
         .ping_interval(Duration::from_secs(25))
         .build_layer();
@@ -44,6 +44,26 @@ fn application(left: Arc<AtomicUsize>) -> axum::Router {
                 socket.emit("echo", "after").unwrap();
             },
         );
+        // The answer to who connects is in the queue by now.
+        client(&socket).queued(32);
+        socket.on(
+            "count",
+            async move |socket: SocketRef, to: socketioxide::extract::Data<usize>| {
+                for number in 1..=to.0 {
+                    let packet = format!(r#"42["n",{number}]"#);
+                    // Now and then the queue has been emptied when the next comes.
+                    if number % 7 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    if number % 3 > 0 && client(&socket).send_now(&text_frame(packet.as_bytes())) {
+                        sent_now.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    socket.emit("n", &number).unwrap();
+                    client(&socket).queued(packet.len());
+                }
+            },
+        );
         socket.on_disconnect(async move || {
             left.fetch_add(1, SeqCst);
         });
@@ -51,6 +71,11 @@ fn application(left: Arc<AtomicUsize>) -> axum::Router {
     axum::Router::new()
         .route("/healthz", axum::routing::get(async || "ok"))
         .layer(layer)
+}
+
+fn client(socket: &SocketRef) -> ClientHandle {
+    let handle = socket.req_parts().extensions.get::<ClientHandle>();
+    handle.unwrap().clone()
 }
 
 /// A masked text frame; the mask of zeroes leaves the text as it is.
@@ -100,17 +125,21 @@ struct Fixture {
     master: StubMaster,
     worker: crate::stub_master::Running,
     left: Arc<AtomicUsize>,
+    sent_now: Arc<AtomicUsize>,
 }
 
 impl Fixture {
     async fn new() -> Self {
         let master = StubMaster::new().await;
         let left = Arc::new(AtomicUsize::new(0));
-        let worker = master.start(2, application(left.clone())).await;
+        let sent_now = Arc::default();
+        let application = application(left.clone(), Arc::clone(&sent_now));
+        let worker = master.start(2, application).await;
         Fixture {
             master,
             worker,
             left,
+            sent_now,
         }
     }
 
@@ -139,6 +168,17 @@ impl Fixture {
         assert!(read_frame(&mut stream).await.starts_with(r#"0{"sid":""#));
         send_frame(&mut stream, "40").await;
         frame(&mut stream, "40").await;
+        stream
+    }
+
+    /// What takes over from polling.
+    async fn upgrade(&mut self, sid: &str) -> TcpStream {
+        let mut stream = self.connect().await;
+        let head = ask_websocket(&mut stream, &websocket(Some(sid))).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        send_frame(&mut stream, "2probe").await;
+        assert_eq!(read_frame(&mut stream).await, "3probe");
+        send_frame(&mut stream, "5").await;
         stream
     }
 
@@ -208,12 +248,7 @@ async fn a_websocket_client_talks_and_is_asked_to_return() {
 async fn an_upgraded_client_talks_and_is_asked_to_return() {
     let mut fixture = Fixture::new().await;
     let (mut client, sid) = fixture.polling_client().await;
-    let mut stream = fixture.connect().await;
-    let head = ask_websocket(&mut stream, &websocket(Some(&sid))).await;
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    send_frame(&mut stream, "2probe").await;
-    assert_eq!(read_frame(&mut stream).await, "3probe");
-    send_frame(&mut stream, "5").await;
+    let mut stream = fixture.upgrade(&sid).await;
     send_frame(&mut stream, r#"42["echo","hi"]"#).await;
     assert_eq!(frame(&mut stream, "42").await, r#"42["echo","hi"]"#);
     assert_eq!(fixture.worker.member.clients(), 1);
@@ -271,5 +306,43 @@ async fn what_stands_for_a_large_packet_is_replaced_in_its_order_on_both_transpo
             polled.extend(packets.filter(|packet| packet.starts_with("42")));
         }
         assert!(polled == expected);
+    }
+}
+
+/// Asks for numbers over a WebSocket, and reads them in their order.
+async fn count(stream: &mut TcpStream, to: usize) {
+    send_frame(stream, &format!(r#"42["count",{to}]"#)).await;
+    for number in 1..=to {
+        assert_eq!(frame(stream, "42").await, format!(r#"42["n",{number}]"#));
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_past_the_queue_keeps_its_order_on_every_transport() {
+    const COUNT: usize = 100;
+    let mut fixture = Fixture::new().await;
+    // None of a client that polls.
+    let (mut client, sid) = fixture.polling_client().await;
+    let ask = format!(r#"42["count",{COUNT}]"#);
+    client.post(&polling(&sid), ask).await;
+    let mut numbers = Vec::new();
+    while numbers.len() < COUNT {
+        let answer = client.get(&polling(&sid)).await;
+        assert_eq!(answer.status, 200);
+        let packets = answer.body.split('\x1e').map(str::to_owned);
+        numbers.extend(packets.filter(|packet| packet.starts_with("42")));
+    }
+    let expected: Vec<_> = (1..=COUNT).map(|n| format!(r#"42["n",{n}]"#)).collect();
+    assert_eq!(numbers, expected);
+    let sent_now = |fixture: &Fixture| fixture.sent_now.swap(0, SeqCst);
+    assert_eq!(sent_now(&fixture), 0);
+
+    // Some of one that has upgraded, and of one that began so; the others waited.
+    let mut upgraded = fixture.upgrade(&sid).await;
+    let mut fresh = fixture.websocket_client().await;
+    for stream in [&mut upgraded, &mut fresh] {
+        count(stream, COUNT).await;
+        let some = sent_now(&fixture);
+        assert!(0 < some && some < COUNT * 2 / 3, "{some} of {COUNT}");
     }
 }
