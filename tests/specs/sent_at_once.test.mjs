@@ -6,7 +6,7 @@ import { startCluster } from '../harness/cluster.mjs';
 import { LobbyUser, logIn } from '../harness/login.mjs';
 import { Member } from '../harness/member.mjs';
 import { publish } from '../harness/publish.mjs';
-import { until } from '../harness/wait.mjs';
+import { until, within } from '../harness/wait.mjs';
 
 const TOKEN = 'token-of-the-tests';
 
@@ -110,6 +110,37 @@ describe('events that go to clients at once', () => {
       await goesAtOnce('/workspaces', 1, () => toRoom('/workspaces', `w:${roomCode}`, 'hello'));
     });
   }
+
+  test('a client that reads late gets all of it whole and in order, at once or not', async (t) => {
+    const roomCode = 'late';
+    const late = await Member.enter(cluster, '/rooms', { reconnection: false });
+    const prompt = await Member.enter(cluster, '/rooms');
+    t.after(() => [late, prompt].forEach((member) => member.close()));
+    for (const member of [late, prompt]) await member.call('join', { roomCode });
+    const before = delivered('/rooms');
+    const text = '.'.repeat(40_000);
+    const answers = [];
+    // 8 MB for each: more than the kernel's buffers take, and less than may wait. What it asks meanwhile is answered in between.
+    late.socket.io.engine.transport.ws._socket.pause();
+    for (let n = 0; n < 200; n += 1) {
+      assert.equal((await toRoom('/rooms', roomCode, { n, text })).status, 200);
+      if (n % 20 === 0) answers.push(new Promise((resolve) => late.socket.emit('join', { roomCode: `room ${n}` }, resolve)));
+    }
+    await prompt.hears('note', { n: 199, text });
+    late.socket.io.engine.transport.ws._socket.resume();
+    await late.hears('note', { n: 199, text });
+    for (const member of [late, prompt]) {
+      assert.deepEqual(member.heard, Array.from({ length: 200 }, (_, n) => ['note', { n, text }]));
+    }
+    assert.deepEqual(await within(Promise.all(answers), 'all is answered'), answers.map(() => ({ ok: true })));
+    assert.deepEqual(late.disconnects, []);
+    const now = await until(() => {
+      const now = delivered('/rooms');
+      return now.atOnce + now.queued === before.atOnce + before.queued + 400 && now;
+    }, 'the log says so');
+    // Both ways were taken.
+    assert.ok(now.atOnce > before.atOnce && now.queued > before.queued, JSON.stringify([before, now]));
+  });
 
   test('clients that poll get all through their queues', async (t) => {
     const member = await Member.enter(cluster, '/rooms', { transports: ['polling'] });
