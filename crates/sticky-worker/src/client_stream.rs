@@ -525,13 +525,20 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_put_where_the_client_does_not_listen_or_frames_are_not_known() {
-        let (mut stream, mut client, state, _board) = websocket(LONG).await;
-        let put = || state.put_between(&frame("42[]"), 1);
-        state.upgrade_began(LONG);
-        assert!(!put());
-        client.write_all(&[0; 19]).await.unwrap();
-        stream.read_exact(&mut [0; 19]).await.unwrap();
-        assert!(put());
+        // Until the application says more than that, it is not the session's transport.
+        let (mut stream, _client, _registry, _board) = pair(LONG).await;
+        let state = stream.state().clone();
+        state.writes_in_place(&Arc::default());
+        state.request_seen();
+        state.became_websocket(|| ());
+        for (frames, listens) in [
+            (ACCEPTED.to_vec(), false),
+            (frame("3probe"), false),
+            (frame("2"), true),
+        ] {
+            stream.write_all(&frames).await.unwrap();
+            assert_eq!(state.put_between(&frame("42[]"), 0), listens);
+        }
 
         for (requests, is_a_clients) in [(1, false), (2, true)] {
             let (mut stream, _client, _registry, _board) = pair(LONG).await;

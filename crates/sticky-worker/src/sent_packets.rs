@@ -17,6 +17,9 @@ const CONTROL_FRAMES: std::ops::RangeInclusive<u8> = 0x88..=0x8a;
 /// Bytes of a packet that are looked at: `45`, the number of attachments, `-`.
 const LOOKED_AT: usize = 8;
 
+/// The answer to a probe.
+const PROBED: &[u8] = b"3probe";
+
 /// The end of the answer that makes a connection a WebSocket.
 const HTTP_END: &[u8] = b"\r\n\r\n";
 
@@ -66,6 +69,9 @@ pub(crate) struct SentFrames {
     begun: usize,
     /// Bytes that are missing of the frame behind its beginning.
     left: u64,
+    /// The application has written more than its answer to the probe of an upgrade: the
+    /// client listens here.
+    speaks: bool,
     /// Frames until a packet that counts is whole, with the one that is being written.
     owed: u32,
     packets: u64,
@@ -81,7 +87,7 @@ impl SentFrames {
     /// Whether a frame may be written now that has nothing to do with those before.
     pub(crate) fn is_between_packets(&self) -> bool {
         let within = self.begun > 0 || self.left > 0 || self.owed > 0;
-        self.http_end == HTTP_END.len() && !within && !self.unreadable
+        self.speaks && !within && !self.unreadable
     }
 
     /// These bytes were written.
@@ -142,11 +148,15 @@ impl SentFrames {
         let is_masked = self.beginning[1] & 0x80 != 0;
         match self.beginning[0] {
             _ if is_masked => self.unreadable = true,
-            TEXT_FRAME if self.owed == 0 => match kind(&self.beginning[head..self.begun]) {
-                Kind::Counted { attachments } => self.owed = attachments.saturating_add(1),
-                Kind::Other => {}
-                Kind::Unreadable => self.unreadable = true,
-            },
+            TEXT_FRAME if self.owed == 0 => {
+                let packet = &self.beginning[head..self.begun];
+                self.speaks |= packet != PROBED;
+                match kind(packet) {
+                    Kind::Counted { attachments } => self.owed = attachments.saturating_add(1),
+                    Kind::Other => {}
+                    Kind::Unreadable => self.unreadable = true,
+                }
+            }
             BINARY_FRAME => {}
             first if CONTROL_FRAMES.contains(&first) => {}
             // A text among attachments, or a part of a message: Engine.IO sends neither.
@@ -207,11 +217,10 @@ mod tests {
         ];
         for size in [1, 2, 3, 7, 64, 1_000_000] {
             let mut sent = SentFrames::default();
-            for piece in ACCEPTED.chunks(size) {
-                assert!(!sent.is_between_packets());
+            for piece in [ACCEPTED, &text("3probe")].concat().chunks(size) {
                 sent.wrote(piece);
+                assert!(!sent.is_between_packets());
             }
-            assert!(sent.is_between_packets());
             for (frame, packets) in &frames {
                 let before = sent.packets();
                 let pieces: Vec<_> = frame.chunks(size).collect();
@@ -222,6 +231,7 @@ mod tests {
                 }
                 sent.wrote(pieces[pieces.len() - 1]);
                 assert_eq!(sent.packets(), *packets, "{frame:?} in pieces of {size}");
+                assert_eq!(sent.is_between_packets(), sent.owed == 0);
             }
             // Its attachments are missing.
             assert!(!sent.is_between_packets());

@@ -208,9 +208,7 @@ impl StreamState {
     /// Writes a whole frame past the application's writer, if that has written all
     /// `queued` packets of its own and nothing else is under way; whether it did.
     pub(crate) fn put_between(&self, frame: &[u8], queued: u64) -> bool {
-        // Until the client has sent the last packet of an upgrade, it does not listen here.
-        let stays = self.leave.load(SeqCst) == STAY && self.upgrade_done();
-        if !stays || !self.is_websocket() {
+        if self.leave.load(SeqCst) != STAY || !self.is_websocket() {
             return false;
         }
         let Some(wire) = self.wire.get().and_then(Weak::upgrade) else {
