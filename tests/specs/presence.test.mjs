@@ -45,7 +45,9 @@ describe('presence', () => {
 
   test('a connection that is cut is a farewell too, and a return is announced', async (t) => {
     const watcher = await ChatUser.logIn(cluster, { username: 'watching cuts' });
-    const cut = await ChatUser.logIn(cluster, { username: 'cut' });
+    // Back so soon that the old connection's end is found later, it would not have been gone at all.
+    const later = { reconnectionDelay: 2_000, reconnectionDelayMax: 2_000, randomizationFactor: 0 };
+    const cut = await ChatUser.logIn(cluster, { username: 'cut', ...later });
     t.after(() => [watcher, cut].forEach((user) => user.close()));
     cut.engine.transport.ws._socket.destroy();
     await watcher.got('user disconnected', (userID) => userID === cut.userID);
