@@ -712,10 +712,10 @@ async fn dispatch(shared: Weak<Shared>, mut events: EventReceiver) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
+        let is_behind = events.has(BEHIND);
+        shared.is_behind.store(is_behind, Ordering::Relaxed);
         match event {
             BusEvent::Message { channel, payload } => {
-                let is_behind = events.has(BEHIND);
-                shared.is_behind.store(is_behind, Ordering::Relaxed);
                 let backlog = &shared.backlog;
                 let waits = backlog.is_open()
                     && shared.is_in_order(&channel)
