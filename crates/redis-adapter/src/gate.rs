@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use socketioxide::extract::SocketRef;
 use socketioxide_core::adapter::BroadcastOptions;
+use socketioxide_core::packet::Packet;
 
 use crate::adapter::Adapter;
 use crate::broadcast;
@@ -130,7 +131,7 @@ impl Gate {
         };
         let namespace = reservation.namespace().clone();
         let sid = reservation.sid();
-        let mut kept = Vec::new();
+        let mut kept: Vec<Packet> = Vec::new();
         loop {
             let mut gates = namespace.write_gates();
             let Some(waiting) = gates.take(sid, id) else {
@@ -143,12 +144,9 @@ impl Gate {
             if waiting.packets.is_empty() {
                 gates.remove(sid);
                 for packet in kept {
-                    let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
-                    let queued = namespace
-                        .local
-                        .broadcast(packet, BroadcastOptions::new(sid));
-                    match queued {
-                        Ok(()) => namespace.count_queued(&[sid], bytes),
+                    let only = BroadcastOptions::new(sid);
+                    match namespace.local.broadcast(packet.clone(), only) {
+                        Ok(()) => namespace.count_queued(&[sid], &packet),
                         Err(errors) => {
                             tracing::debug!(%sid, ?errors, "a held packet could not be queued");
                         }

@@ -109,7 +109,7 @@ impl Namespace {
         }
         let is_volatile = opts.has_flag(BroadcastFlags::Volatile);
         let screens = self.screens().of(opts.rooms.iter().map(AsRef::as_ref));
-        let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
+        let json = broadcast::json_of(&packet).map_or("", |(json, _)| json);
         let is_behind = self.shared.is_behind.load(Ordering::Relaxed);
         let whole = WholeEvent::of(&packet).filter(|_| !is_behind);
         // One by one: each may know the event already, and of several,
@@ -118,9 +118,7 @@ impl Namespace {
         let mut overflowed = Vec::new();
         let (mut at_once, mut queued) = (0, 0);
         for sid in self.local.sockets(opts) {
-            if let Some(keep) = screens.get(&sid)
-                && !keep(broadcast::json_of(&packet).map_or("", |(json, _)| json))
-            {
+            if screens.get(&sid).is_some_and(|keep| !keep(json)) {
                 continue;
             }
             let outlet = self.outlets.get(&sid);
@@ -136,7 +134,9 @@ impl Namespace {
             }
             queued += 1;
             let fits = match self.local.broadcast(packet.clone(), only) {
-                Ok(()) => outlet.as_ref().is_none_or(|outlet| outlet.queued(bytes)),
+                Ok(()) => outlet
+                    .as_ref()
+                    .is_none_or(|outlet| outlet.queued(json.len())),
                 Err(failed) => {
                     let is_full = |error| matches!(error, &SocketError::InternalChannelFull);
                     let fits = is_volatile || !failed.iter().any(is_full);
@@ -166,16 +166,16 @@ impl Namespace {
         opts: BroadcastOptions,
         timeout: Option<Duration>,
     ) -> (<Emitter as SocketEmitter>::AckStream, u32) {
-        let bytes = broadcast::json_of(&packet).map_or(0, |(json, _)| json.len());
         let sids = self.local.sockets(opts.clone());
-        let asked = self.local.broadcast_with_ack(packet, opts, timeout);
-        self.count_queued(&sids, bytes);
+        let asked = self.local.broadcast_with_ack(packet.clone(), opts, timeout);
+        self.count_queued(&sids, &packet);
         asked
     }
 
     /// An event was queued for these sockets otherwise than by [`deliver`](Self::deliver). If too
     /// much waits then, the next delivery finds it.
-    pub(crate) fn count_queued(&self, sids: &[Sid], bytes: usize) {
+    pub(crate) fn count_queued(&self, sids: &[Sid], packet: &Packet) {
+        let bytes = broadcast::json_of(packet).map_or(0, |(json, _)| json.len());
         for outlet in sids.iter().filter_map(|sid| self.outlets.get(sid)) {
             outlet.queued(bytes);
         }

@@ -143,8 +143,8 @@ impl ClientStream {
         Poll::Ready(Ok(in_place.stands))
     }
 
-    /// Writes the rest of what was put between the application's packets, for its writer.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the rest of what was put between the application's packets.
+    fn write_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let written = {
                 let mut wire = self.wire();
@@ -153,36 +153,35 @@ impl ClientStream {
                 }
                 wire.poll_write_rest(cx)
             };
-            if ready!(self.counted(cx, written))? == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                bytes => self.state().count_sent(bytes),
             }
+            self.stalled = None;
         }
     }
 
-    /// The same for the reader, since the writer may have nothing to write.
-    fn rest_of_reader(&mut self, cx: &mut Context<'_>) {
-        loop {
-            let written = {
-                let mut wire = self.wire();
-                if !wire.has_rest() {
-                    break;
-                }
-                wire.poll_write_rest(cx)
-            };
-            match written {
-                Poll::Ready(Ok(bytes)) if bytes > 0 => self.state().count_sent(bytes),
-                // Found by whoever writes next; a broken connection by the reader, too.
-                Poll::Ready(_) => break,
-                Poll::Pending => {
-                    if self.is_past_deadline(cx) {
-                        self.state().stalled();
-                    }
-                    return;
-                }
-            }
+    /// For the application's writer, who waits for it.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.write_rest(cx) {
+            // Without a rest, a deadline that runs is that of another write.
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            rest => self.watched(cx, rest),
         }
-        self.stalled = None;
-        self.state().wake_writer();
+    }
+
+    /// For the reader, since the writer may have nothing to write.
+    fn rest_of_reader(&mut self, cx: &mut Context<'_>) {
+        match self.write_rest(cx) {
+            // An error is found by whoever writes next; a broken connection by the
+            // reader, too.
+            Poll::Ready(_) => {
+                self.stalled = None;
+                self.state().wake_writer();
+            }
+            Poll::Pending if self.is_past_deadline(cx) => self.state().stalled(),
+            Poll::Pending => {}
+        }
     }
 
     /// Whether a write that is pending is so for too long, or not to be waited for.

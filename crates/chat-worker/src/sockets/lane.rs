@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Sockets;
-use super::client::{ACK_BYTES, answered, argument, cut, queued, waiting};
+use super::client::{ACK_BYTES, Answer, argument, cut, queued, waiting};
 use super::heard::Heard;
 use super::login::{Hold, Outcome};
 use super::session_sockets::end;
@@ -273,10 +273,8 @@ impl Lane {
         let size = event.size();
         if queue.jobs.len() >= MAX_EVENTS || queue.bytes + size > MAX_BYTES {
             drop(queue);
-            if event.ack.is_some() {
-                let sent = event.ack_sender().send(&Refusal::rate_limited().ack());
-                answered(&event.socket, ACK_BYTES, sent);
-            }
+            let answer = Answer::to(&event.socket, &mut event.value, &event.ack);
+            answer.send(&event.socket, &Refusal::rate_limited().ack());
             return;
         }
         queue.bytes += size;
